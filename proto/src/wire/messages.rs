@@ -1,0 +1,409 @@
+//! The messages, as prost types. See `docs/protocol.md` for who sends which when.
+
+#![allow(missing_docs, reason = "the fields are drawn in docs/protocol.md")]
+
+use bytes::Bytes;
+use prost::{Message, Oneof};
+
+/// The first frame on every stream that a client opens; it decides what the stream is for.
+#[derive(Clone, PartialEq, Message)]
+pub struct Open {
+    #[prost(oneof = "OpenKind", tags = "1, 2")]
+    pub kind: Option<OpenKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum OpenKind {
+    /// A sidecar begins to replicate a volume.
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    /// An operator asks one question.
+    #[prost(message, tag = "2")]
+    Request(OperatorRequest),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Hello {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(string, tag = "2")]
+    pub volume: String,
+    /// The writer epoch the sidecar was given; 1 for a volume that was never promoted.
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    /// Random at every start of a sidecar: tells a reconnecting writer from another one.
+    #[prost(fixed64, tag = "4")]
+    pub instance: u64,
+    /// The sidecar's build version, for logs and status.
+    #[prost(string, tag = "5")]
+    pub build: String,
+    #[prost(string, tag = "6")]
+    pub tracker: String,
+}
+
+/// Sidecar to receiver, after `Hello`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ToReceiver {
+    #[prost(oneof = "ToReceiverKind", tags = "1, 2, 3, 4, 5, 6")]
+    pub kind: Option<ToReceiverKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum ToReceiverKind {
+    /// Answers `Welcome`: the sidecar does not hold the receiver's last tree and wants it.
+    #[prost(message, tag = "1")]
+    WantManifest(WantManifest),
+    #[prost(message, tag = "2")]
+    Have(Have),
+    #[prost(message, tag = "3")]
+    Chunk(Chunk),
+    #[prost(message, tag = "4")]
+    Ops(Ops),
+    #[prost(message, tag = "5")]
+    Commit(Commit),
+    #[prost(message, tag = "6")]
+    Heartbeat(Heartbeat),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WantManifest {}
+
+/// "Which of these chunks do you hold?" Answered in order by `HaveReply`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Have {
+    /// Ids of 32 bytes, one after the other.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ids: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Chunk {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+    #[prost(uint32, tag = "2")]
+    pub codec: u32,
+    /// Length of the content, uncompressed, in bytes.
+    #[prost(uint32, tag = "3")]
+    pub len: u32,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub payload: Bytes,
+}
+
+/// Operations of the commit that comes next, in order.
+#[derive(Clone, PartialEq, Message)]
+pub struct Ops {
+    #[prost(message, repeated, tag = "1")]
+    pub ops: Vec<super::ops::OpMessage>,
+}
+
+/// Seals all operations since the last commit as one recovery point.
+#[derive(Clone, PartialEq, Message)]
+pub struct Commit {
+    #[prost(message, optional, tag = "1")]
+    pub id: Option<PointId>,
+    #[prost(message, optional, tag = "2")]
+    pub cut: Option<Cut>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct PointId {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Cut {
+    #[prost(fixed64, tag = "1")]
+    pub time_ns: u64,
+    /// 1 crash, 2 app, 3 fuzzy.
+    #[prost(uint32, tag = "2")]
+    pub consistency: u32,
+    #[prost(string, tag = "3")]
+    pub tracker: String,
+    #[prost(string, repeated, tag = "4")]
+    pub conditions: Vec<String>,
+    #[prost(uint32, tag = "5")]
+    pub rounds: u32,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub digest: Bytes,
+}
+
+/// What the sidecar knows between commits; never more often than a few times a second.
+#[derive(Clone, PartialEq, Message)]
+pub struct Heartbeat {
+    /// The sidecar's clock, in nanoseconds since 1970.
+    #[prost(fixed64, tag = "1")]
+    pub now_ns: u64,
+    /// If not zero: at this time nothing had changed since the last commit sent before this frame.
+    #[prost(fixed64, tag = "2")]
+    pub clean_at_ns: u64,
+    /// Bytes known to have changed and not yet committed.
+    #[prost(uint64, tag = "3")]
+    pub behind_bytes: u64,
+    /// `seeding`, `replicating`, `scanning`, or another state of the sidecar.
+    #[prost(string, tag = "4")]
+    pub state: String,
+    #[prost(string, repeated, tag = "5")]
+    pub conditions: Vec<String>,
+    /// The tracker in use.
+    #[prost(string, tag = "6")]
+    pub tracker: String,
+}
+
+/// Receiver to sidecar.
+#[derive(Clone, PartialEq, Message)]
+pub struct ToSidecar {
+    #[prost(oneof = "ToSidecarKind", tags = "1, 2, 3, 4, 5, 6")]
+    pub kind: Option<ToSidecarKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum ToSidecarKind {
+    #[prost(message, tag = "1")]
+    Welcome(Welcome),
+    /// A newer epoch exists: this writer must stop for good.
+    #[prost(message, tag = "2")]
+    Fenced(Fenced),
+    /// The session ends here, and why. `retry` says whether trying again can help.
+    #[prost(message, tag = "3")]
+    Denied(Denied),
+    #[prost(message, tag = "4")]
+    Manifest(Manifest),
+    #[prost(message, tag = "5")]
+    HaveReply(HaveReply),
+    #[prost(message, tag = "6")]
+    Ack(Ack),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Welcome {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// The newest durable point that a commit of this epoch builds on; none for a new volume.
+    #[prost(message, optional, tag = "2")]
+    pub last: Option<PointId>,
+    /// The digest of its tree.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub digest: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Fenced {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Denied {
+    #[prost(string, tag = "1")]
+    pub reason: String,
+    #[prost(bool, tag = "2")]
+    pub retry: bool,
+}
+
+/// Part of the receiver's last tree as a snapshot.
+#[derive(Clone, PartialEq, Message)]
+pub struct Manifest {
+    #[prost(message, repeated, tag = "1")]
+    pub ops: Vec<super::ops::OpMessage>,
+    #[prost(bool, tag = "2")]
+    pub last: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HaveReply {
+    /// One bit an id, lowest bit first, in the order asked: 1 is held.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub held: Bytes,
+}
+
+/// Everything up to here is durable.
+#[derive(Clone, PartialEq, Message)]
+pub struct Ack {
+    /// How many `Chunk` frames of this session are durable.
+    #[prost(uint64, tag = "1")]
+    pub chunks: u64,
+    /// The newest durable point, if a commit of this session is.
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<PointId>,
+}
+
+/// An operator's question. The answer is a series of `OperatorReply`.
+#[derive(Clone, PartialEq, Message)]
+pub struct OperatorRequest {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7")]
+    pub kind: Option<RequestKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum RequestKind {
+    /// All volumes the operator may see.
+    #[prost(message, tag = "2")]
+    Status(StatusRequest),
+    /// The points of a volume, oldest first.
+    #[prost(message, tag = "3")]
+    Points(PointsRequest),
+    /// The tree of a point, as a snapshot.
+    #[prost(message, tag = "4")]
+    Tree(TreeRequest),
+    /// Chunks by id, answered in order.
+    #[prost(message, tag = "5")]
+    Chunks(ChunksRequest),
+    /// Raises the epoch: the old writer is fenced from then on.
+    #[prost(message, tag = "6")]
+    Promote(PromoteRequest),
+    /// Adds a tag to a point.
+    #[prost(message, tag = "7")]
+    Tag(TagRequest),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PointsRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// At most this many of the newest; 0 is all.
+    #[prost(uint64, tag = "2")]
+    pub newest: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TreeRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<PointId>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ChunksRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub ids: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PromoteRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// The point that the new epoch builds on.
+    #[prost(message, optional, tag = "2")]
+    pub base: Option<PointId>,
+    /// The epoch the operator saw. If it is no longer the current one the promotion is refused, so that two
+    /// operators cannot both win.
+    #[prost(uint64, tag = "3")]
+    pub expected_epoch: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TagRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<PointId>,
+    #[prost(string, tag = "3")]
+    pub tag: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct OperatorReply {
+    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub kind: Option<ReplyKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum ReplyKind {
+    /// The request failed; nothing follows.
+    #[prost(message, tag = "1")]
+    Failed(Failed),
+    /// The answer is complete.
+    #[prost(message, tag = "2")]
+    Done(Done),
+    #[prost(message, tag = "3")]
+    Volume(VolumeStatus),
+    #[prost(message, tag = "4")]
+    Points(Points),
+    #[prost(message, tag = "5")]
+    Tree(Manifest),
+    #[prost(message, tag = "6")]
+    Chunk(Chunk),
+    #[prost(message, tag = "7")]
+    Promoted(Promoted),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Failed {
+    #[prost(string, tag = "1")]
+    pub reason: String,
+    /// What kind of failure, for exit codes: see `docs/protocol.md`.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Done {}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct VolumeStatus {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(bool, tag = "3")]
+    pub connected: bool,
+    /// Set while the epoch was raised by a promotion and no writer of the new epoch has come yet.
+    #[prost(bool, tag = "4")]
+    pub promoted: bool,
+    #[prost(message, optional, tag = "5")]
+    pub last: Option<Point>,
+    /// The newest heartbeat; none since the receiver started if absent.
+    #[prost(message, optional, tag = "6")]
+    pub heartbeat: Option<Heartbeat>,
+    /// Receiver's now minus the newest instant known to be covered by a durable point, in nanoseconds.
+    #[prost(uint64, tag = "7")]
+    pub lag_ns: u64,
+    #[prost(uint64, tag = "8")]
+    pub points: u64,
+    #[prost(uint64, tag = "9")]
+    pub inodes: u64,
+    #[prost(uint64, tag = "10")]
+    pub data_bytes: u64,
+    /// When the oldest point was cut, in nanoseconds since 1970.
+    #[prost(fixed64, tag = "11")]
+    pub oldest_ns: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Points {
+    #[prost(message, repeated, tag = "1")]
+    pub points: Vec<Point>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Point {
+    #[prost(message, optional, tag = "1")]
+    pub id: Option<PointId>,
+    #[prost(message, optional, tag = "2")]
+    pub parent: Option<PointId>,
+    #[prost(message, optional, tag = "3")]
+    pub cut: Option<Cut>,
+    #[prost(fixed64, tag = "4")]
+    pub received_ns: u64,
+    #[prost(string, repeated, tag = "5")]
+    pub tags: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Promoted {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(message, optional, tag = "2")]
+    pub base: Option<PointId>,
+}
