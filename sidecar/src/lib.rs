@@ -1,1 +1,3 @@
+//! The sidecar: watch → cut → pack → ship.
 
+pub mod watch;

@@ -1,0 +1,79 @@
+//! What can go wrong while watching.
+
+use std::io;
+
+/// Why a directory or a volume cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The kernel allows this user no more watches.
+    #[error(
+        "the limit of {limit} inotify watches is reached: raise it on the node with \
+         `sysctl -w fs.inotify.max_user_watches={}`",
+        limit.saturating_mul(4)
+    )]
+    WatchLimit {
+        /// `fs.inotify.max_user_watches`, shared by everything this user runs on the node.
+        limit: u64,
+    },
+    /// The kernel allows this user no more inotify instances.
+    #[error(
+        "the limit of {limit} inotify instances is reached: raise it on the node with \
+         `sysctl -w fs.inotify.max_user_instances={}`",
+        limit.saturating_mul(4)
+    )]
+    InstanceLimit {
+        /// `fs.inotify.max_user_instances`, shared by everything this user runs on the node.
+        limit: u64,
+    },
+    /// Exact ranges were asked for by name and cannot be had.
+    #[error("exact ranges are not available: {0}")]
+    ExactUnavailable(#[from] Unavailable),
+    /// A system call failed.
+    #[error("{operation} failed: {source}")]
+    Io {
+        /// The system call, with what it was for.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Why exact ranges cannot be had for a volume.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// Only ext4 and xfs have tracepoints that are known to be complete.
+    #[error("no exact tracepoints are known for a filesystem of type {filesystem}")]
+    Filesystem {
+        /// The type, as in `/proc/self/mountinfo`.
+        filesystem: String,
+    },
+    /// Stores to persistent memory raise no event.
+    #[error("the filesystem may use DAX, whose stores raise no events")]
+    Dax,
+    /// ext4 with data journaling dirties pages behind the writer's back.
+    #[error("the filesystem journals data (data=journal)")]
+    DataJournal,
+    /// The mount of the volume is not in `/proc/self/mountinfo`, or its device is not in `/sys`.
+    #[error("the filesystem's mount or device cannot be identified")]
+    UnknownDevice,
+    /// The kernel's tracepoints are not readable.
+    #[error("no readable tracefs at /sys/kernel/tracing or /sys/kernel/debug/tracing")]
+    NoTracefs,
+    /// This kernel lacks a tracepoint, or a field of it.
+    #[error("the kernel has no tracepoint {event} with the expected fields")]
+    MissingTracepoint {
+        /// `group/name`.
+        event: &'static str,
+    },
+    /// The kernel does not let this process trace.
+    #[error("perf_event_open is not permitted: CAP_PERFMON is needed")]
+    NotPermitted,
+    /// Any other failure to set the tracepoints up.
+    #[error("{operation} failed: {source}")]
+    Io {
+        /// What failed.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,32 @@
+//! Every limit of watching, in one place.
+
+/// Limits of one [`Watcher`](super::Watcher).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchLimits {
+    /// Ring buffers of all CPUs together, in bytes. Each CPU gets an equal, power-of-two share, within
+    /// [`RING_MIN_BYTES`] and `ring_bytes_per_cpu`.
+    pub ring_bytes: usize,
+    /// Largest ring buffer of one CPU, in bytes. An event takes about 64; halved as long as the kernel refuses to lock it.
+    pub ring_bytes_per_cpu: usize,
+    /// Inodes remembered as mapped. When full, every page dirtied outside a known write counts as a new mapping.
+    pub mapped_inodes: usize,
+    /// Threads whose last write is remembered, to tell pages dirtied by `write` from those dirtied by a mapping.
+    pub writing_threads: usize,
+    /// Bytes read from inotify at once.
+    pub inotify_buffer_bytes: usize,
+}
+
+/// Smallest ring buffer of one CPU that is worth having outside tests, in bytes.
+pub const RING_MIN_BYTES: usize = 64 * 1024;
+
+impl Default for WatchLimits {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 32 * 1024 * 1024,
+            ring_bytes_per_cpu: 4 * 1024 * 1024,
+            mapped_inodes: 64 * 1024,
+            writing_threads: 16 * 1024,
+            inotify_buffer_bytes: 64 * 1024,
+        }
+    }
+}
