@@ -1,9 +1,12 @@
 //! The words both sides of Tidelock share: ids, the tree model, operations, wire messages, transport, peer identity.
 
 pub mod chunk;
+pub mod identity;
 pub mod ids;
 pub mod limits;
+pub mod pki;
 pub mod point;
+pub mod transport;
 pub mod tree;
 pub mod wire;
 

@@ -3,6 +3,8 @@
 //! An encoder asserts them, a decoder returns an error that names the limit. Limits that belong to one side only
 //! (memory of the sidecar, segments of the store) are in that crate's own `limits` module.
 
+use std::time::Duration;
+
 /// Longest name of one directory entry, in bytes (`NAME_MAX` of Linux).
 pub const NAME_MAX_BYTES: usize = 255;
 /// Longest symbolic link target, in bytes (`PATH_MAX` of Linux).
@@ -31,3 +33,47 @@ pub const TAGS_MAX: usize = 16;
 pub const TAG_MAX_BYTES: usize = 128;
 /// Longest human-readable reason or condition in a message, in bytes.
 pub const TEXT_MAX_BYTES: usize = 1024;
+
+// Identity.
+
+/// Longest SPIFFE id, in bytes (the limit of the SPIFFE standard).
+pub const SPIFFE_ID_MAX_BYTES: usize = 2048;
+/// Longest trust domain of a SPIFFE id, in bytes.
+pub const TRUST_DOMAIN_MAX_BYTES: usize = 255;
+/// SPIFFE ids of one certificate.
+pub const SPIFFE_IDS_MAX: usize = 64;
+/// Largest file of an identity directory, in bytes.
+pub const IDENTITY_FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+// Transport.
+
+/// From the first packet to an accepted peer; afterwards the attempt has failed.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that heard nothing for this long is lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An otherwise silent connection is probed this often.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Handshakes a server carries at once; further ones are refused.
+pub const HANDSHAKES_MAX: usize = 256;
+/// With this many handshakes under way, a client must first prove its address (stateless retry).
+pub const HANDSHAKES_UNPROVEN_MAX: usize = 64;
+/// Initial packets a server keeps for handshakes it has not begun, in bytes.
+pub const HANDSHAKE_BACKLOG_MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Connections of one server, handshakes included.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Streams a client may have open at once in each connection.
+pub const STREAMS_MAX: u32 = 64;
+/// Bytes a peer may send on one stream before they are read.
+pub const STREAM_RECEIVE_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Bytes a peer may send on all streams of a connection before they are read.
+pub const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Bytes written but not yet acknowledged by the peer's transport; further writes wait. Part of the sidecar's memory.
+pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+/// Addresses of one name that are tried.
+pub const ADDRESSES_MAX: usize = 8;
+/// Longest reason in the closing of a connection, in bytes.
+pub const CLOSE_REASON_MAX_BYTES: usize = 256;
+/// Frames waiting in a writer are sent when they reach this size, in bytes, even without a flush.
+pub const WRITE_COALESCE_MAX_BYTES: usize = 256 * 1024;
+/// What a frame reader asks for at once, in bytes.
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
