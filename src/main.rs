@@ -1,1 +1,7 @@
-fn main() {}
+//! The one binary. It parses, wires a role of the libraries to the terminal, and turns the end into an exit code.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -1,0 +1,61 @@
+//! How a command ends: a code for scripts, and one line for people that says what to do.
+
+use std::{fmt::Display, process::ExitCode};
+
+/// Shown below `tidelock --help`.
+pub(crate) const HELP: &str = "Exit codes:\n  \
+    0   done\n  \
+    1   failed\n  \
+    2   refused for safety: nothing was changed (a fuzzy point, another epoch, a target that is not empty)\n  \
+    64  bad usage or configuration";
+
+/// Something failed.
+pub(crate) const FAILED: u8 = 1;
+/// Done on purpose not, because it could lose data.
+pub(crate) const REFUSED: u8 = 2;
+/// The arguments or the configuration make no sense.
+pub(crate) const USAGE: u8 = 64;
+
+/// Why a command ended without success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    /// A failure with an exit code of its own.
+    pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into() }
+    }
+
+    /// Bad arguments or configuration.
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self::new(USAGE, anyhow::anyhow!("{message}"))
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(FAILED, error)
+    }
+}
+
+/// Prints the failure, if there is one, as a single line.
+pub(crate) fn report(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let line = format!("{:#}", failure.error).replace('\n', " ");
+            eprintln!("tidelock: {line}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints what clap says of the arguments; help and version are no failure.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed terminal.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
