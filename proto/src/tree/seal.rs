@@ -8,20 +8,23 @@ impl Tree {
     /// checks that every directory has exactly one parent and reaches the root.
     ///
     /// Only inodes whose names changed since the last call are looked at, so the cost follows the commit, not the tree.
-    pub fn seal(&mut self) -> Result<(), TreeError> {
+    /// Returns the inodes that are gone.
+    pub fn seal(&mut self) -> Result<Vec<FileId>, TreeError> {
         if !self.inodes.contains_key(&FileId::ROOT) {
             return Err(TreeError::Root);
         }
-        let mut renamed = Vec::new();
+        let (mut renamed, mut gone) = (Vec::new(), Vec::new());
         // Forgetting a directory adds what it named, which may have a lower or a higher id.
         while let Some(id) = self.relinked.pop_first() {
             if id != FileId::ROOT && !self.names.contains_key(&id) {
                 self.forget(id);
+                gone.push(id);
             } else {
                 renamed.push(id);
             }
         }
-        renamed.into_iter().try_for_each(|id| self.check_parents(id))
+        renamed.into_iter().try_for_each(|id| self.check_parents(id))?;
+        Ok(gone)
     }
 
     fn check_parents(&self, id: FileId) -> Result<(), TreeError> {

@@ -89,7 +89,7 @@ fn what_could_not_be_a_tree_is_refused() {
     tree.seal().unwrap();
     let refused = |ops: &[Op], error: TreeError| {
         let mut copy = tree.clone();
-        let result = ops.iter().try_for_each(|op| copy.apply(op)).and_then(|()| copy.seal());
+        let result = ops.iter().try_for_each(|op| copy.apply(op)).and_then(|()| copy.seal().map(drop));
         assert_eq!(result, Err(error), "{ops:?}");
     };
     refused(&[link(1, "twice", 2)], TreeError::NotTree(FileId(2)));
