@@ -1,1 +1,14 @@
+//! The harness of the system tests: real processes, real file systems, a real PostgreSQL.
+//!
+//! A helper here panics when the world is not as the test needs it: that is the test's failure, with the logs of
+//! every process on the way out. Nothing a test starts outlives it, not even when the test itself is killed.
 
+pub mod acks;
+pub mod http;
+pub mod mount;
+pub mod needs;
+pub mod pg;
+pub mod process;
+pub mod procfs;
+pub mod site;
+pub mod wait;

@@ -1,0 +1,3 @@
+//! The system from outside: the built binary, real file systems, real databases, real faults.
+
+mod harness;
