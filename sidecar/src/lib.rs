@@ -1,3 +1,5 @@
 //! The sidecar: watch → cut → pack → ship.
 
+pub mod limits;
+pub mod pack;
 pub mod watch;
