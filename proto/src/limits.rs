@@ -57,6 +57,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 pub const HANDSHAKES_MAX: usize = 256;
 /// With this many handshakes under way, a client must first prove its address (stateless retry).
 pub const HANDSHAKES_UNPROVEN_MAX: usize = 64;
+/// Clients a server has heard of and not begun a handshake with; further ones get no answer at all.
+pub const HANDSHAKE_BACKLOG_MAX: usize = 2 * HANDSHAKES_MAX;
 /// Initial packets a server keeps for handshakes it has not begun, in bytes.
 pub const HANDSHAKE_BACKLOG_MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// Connections of one server, handshakes included.

@@ -5,6 +5,8 @@
 //! mode 0600 and is never printed; there is no revocation, so keep leaves short-lived or rotate the authority.
 
 mod issue;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{

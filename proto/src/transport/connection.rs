@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::VarInt;
+use rustls_pki_types::CertificateDer;
 
 use super::{FrameReader, FrameWriter, TransportError};
 use crate::{identity::Peer, limits};
@@ -48,6 +49,11 @@ impl Connection {
     /// The other end, from its certificate.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// The peer's certificate chain, leaf first, as it was verified.
+    pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        chain_of(&self.quic)
     }
 
     /// Where the other end is now; it may move.
@@ -97,6 +103,12 @@ impl Connection {
         // Too late is as good as never here: the peer finds out by its idle timeout.
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.endpoint.wait_idle()).await;
     }
+}
+
+/// The verified chain, leaf first; empty without mutual TLS.
+pub(super) fn chain_of(quic: &quinn::Connection) -> Vec<CertificateDer<'static>> {
+    let chain = quic.peer_identity().and_then(|identity| identity.downcast().ok());
+    chain.map(|chain| *chain).unwrap_or_default()
 }
 
 pub(super) fn close_with(quic: &quinn::Connection, code: u64, reason: &str) {

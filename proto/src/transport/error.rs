@@ -177,7 +177,7 @@ impl TransportError {
             }
             CertificateError::NotValidForNameContext { expected, presented } => Self::NameMismatch {
                 host: expected.to_str().into_owned(),
-                names: presented.iter().map(|name| plain_name(name)).collect(),
+                names: presented.iter().filter_map(|name| host_name(name)).collect(),
             },
             other => Self::Other(format!("the peer's certificate is refused: {other}")),
         }
@@ -242,8 +242,8 @@ fn named(names: &[String]) -> String {
     if names.is_empty() { "it names no host".to_owned() } else { format!("it names {}", names.join(", ")) }
 }
 
-/// `DnsName("a.example")` and `IpAddress(127.0.0.1)` as the TLS library writes them, without the wrapping.
-fn plain_name(presented: &str) -> String {
-    let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(presented);
-    close::printable(inner.trim_matches('"').as_bytes())
+/// The host in `DnsName("a.example")` or `IpAddress(127.0.0.1)`, as the TLS library writes a certificate's names.
+fn host_name(presented: &str) -> Option<String> {
+    let name = presented.strip_prefix("DnsName(").or_else(|| presented.strip_prefix("IpAddress("))?;
+    Some(close::printable(name.trim_end_matches(')').trim_matches('"').as_bytes()))
 }

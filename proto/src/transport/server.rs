@@ -1,8 +1,8 @@
 //! The receiver's end: one UDP socket, handshakes bounded in number and time.
 //!
-//! A flood of first packets meets three walls: beyond [`limits::HANDSHAKES_UNPROVEN_MAX`] handshakes a client must prove its
-//! address before any cryptography is done for it, beyond [`limits::HANDSHAKES_MAX`] it is refused, and each handshake ends
-//! after [`limits::HANDSHAKE_TIMEOUT`].
+//! A flood of first packets meets walls: beyond [`limits::HANDSHAKES_UNPROVEN_MAX`] handshakes a client must prove its
+//! address before any cryptography is done for it, beyond [`limits::HANDSHAKES_MAX`] it is refused, and beyond
+//! [`limits::HANDSHAKE_BACKLOG_MAX`] it is not even answered. Each handshake ends after [`limits::HANDSHAKE_TIMEOUT`].
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{
     GREETING, TransportError, close, config,
-    connection::{Connection, close_with},
+    connection::{Connection, chain_of, close_with},
     tls::{self, Verdict},
 };
 use crate::{
@@ -53,7 +53,7 @@ pub fn server(listen: SocketAddr, identity: Identity) -> Result<Server, Transpor
     let mut config = ServerConfig::with_crypto(tls::server(&identity.credentials(), Verdict::default()));
     config
         .transport_config(config::transport(Side::Server))
-        .max_incoming(limits::HANDSHAKES_MAX)
+        .max_incoming(limits::HANDSHAKE_BACKLOG_MAX)
         .incoming_buffer_size_total(limits::HANDSHAKE_BACKLOG_MAX_BYTES);
     let endpoint = config::endpoint(listen, Some(config.clone()))
         .map_err(|source| TransportError::Bind { address: listen.to_string(), source })?;
@@ -116,6 +116,11 @@ impl Handshake {
         self.incoming.remote_address()
     }
 
+    /// Whether the client has shown that it receives at its address.
+    pub fn proved_address(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
     /// Judges the client by its certificate. A client that is refused is told why.
     pub async fn complete(self) -> Result<Connection, TransportError> {
         timeout(limits::HANDSHAKE_TIMEOUT, self.judge()).await.unwrap_or(Err(TransportError::TimedOut))
@@ -144,11 +149,8 @@ impl Handshake {
 
 /// The peer in a connection's verified certificate.
 pub(super) fn peer_of(quic: &quinn::Connection) -> Result<Peer, TransportError> {
-    let chain = quic
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>().ok());
-    let leaf = chain.as_ref().and_then(|chain| chain.first());
-    let leaf = leaf.ok_or(TransportError::NoClientCertificate { whose: super::Whose::Peers })?;
+    let chain = chain_of(quic);
+    let leaf = chain.first().ok_or(TransportError::NoClientCertificate { whose: super::Whose::Peers })?;
     Ok(Peer::from_certificate(leaf)?)
 }
 

@@ -1,6 +1,9 @@
 //! Real endpoints on loopback, with certificates made by [`crate::pki`].
 
+mod flood;
+mod frames;
 mod handshake;
+mod rotation;
 
 use std::{
     net::SocketAddr,
