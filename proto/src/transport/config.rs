@@ -1,4 +1,8 @@
 //! How QUIC is tuned: for a small frame and its acknowledgement first, for bulk second, for bounded memory always.
+//!
+//! The figures are those of `examples/link.rs` on loopback, two busy cores. Cubic stays the congestion controller: it
+//! is fair to what else uses the line. QUIC's ack frequency extension stays off: asking for an acknowledgement every
+//! ten packets instead of every two gave 590 MiB/s instead of 750, and the same round trips.
 
 use std::{
     io,
@@ -8,14 +12,16 @@ use std::{
 };
 
 use quinn::{
-    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig,
+    VarInt,
 };
 
 use crate::limits;
 
-/// The largest datagram that is tried, a jumbo frame. Smaller paths are found by probing.
-const MTU_MAX: u16 = 8_952;
+/// The largest datagram that is tried; smaller paths are found by probing. A page fits, and so do the ten datagrams that
+/// quinn hands to the kernel at once: were they more than 64 KiB, the kernel would refuse them all, and the losses would
+/// bring the path down to 1200 bytes (measured with 8952: 80 MiB/s instead of 600).
+const MTU_MAX: u16 = 6_500;
 /// The first guess of a round trip. The standard's 333 ms would delay the first repeat of a lost packet too long.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Kernel buffers of the socket, a burst of a fast link; the kernel may give less.
@@ -29,8 +35,6 @@ pub(super) fn transport(side: quinn::Side) -> Arc<TransportConfig> {
     };
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_MAX);
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(10));
     let idle = IdleTimeout::try_from(limits::IDLE_TIMEOUT).expect("the idle timeout is a few seconds");
 
     let mut config = TransportConfig::default();
@@ -44,7 +48,6 @@ pub(super) fn transport(side: quinn::Side) -> Arc<TransportConfig> {
         .keep_alive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))
-        .ack_frequency_config(Some(acks))
         .datagram_receive_buffer_size(None);
     Arc::new(config)
 }
@@ -56,6 +59,6 @@ pub(super) fn endpoint(address: SocketAddr, server: Option<ServerConfig>) -> io:
     let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
     let mut config = EndpointConfig::default();
-    config.max_udp_payload_size(MTU_MAX).expect("a jumbo frame is a valid datagram size");
+    config.max_udp_payload_size(MTU_MAX).expect("this is a valid datagram size");
     Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
 }
