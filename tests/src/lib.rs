@@ -5,6 +5,7 @@
 
 pub mod acks;
 pub mod http;
+pub mod model;
 pub mod mount;
 pub mod needs;
 pub mod pg;
@@ -12,3 +13,4 @@ pub mod process;
 pub mod procfs;
 pub mod site;
 pub mod wait;
+pub mod witness;
