@@ -77,3 +77,13 @@ pub enum Unavailable {
         source: io::Error,
     },
 }
+
+impl Unavailable {
+    /// For `map_err`: names the operation that failed, and the two failures with a known remedy.
+    pub(super) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) if operation == "perf_event_open" => Self::NotPermitted,
+            _ => Self::Io { operation, source },
+        }
+    }
+}

@@ -10,6 +10,9 @@ mod error;
 mod event;
 mod inotify;
 mod limits;
+mod ranges;
+#[cfg(test)]
+mod tests;
 mod watcher;
 
 use std::os::fd::BorrowedFd;
@@ -18,6 +21,7 @@ pub use error::{Unavailable, WatchError};
 pub use event::{Event, LostReason, TO_END};
 pub use inotify::InotifySource;
 pub use limits::{RING_MIN_BYTES, WatchLimits};
+pub use ranges::RangeSource;
 pub use watcher::{Tracker, TrackerChoice, Watcher};
 
 /// Something that queues events.

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tidelock_proto::FileId;
 
 use super::inotify::InotifySource;
-use super::{Event, Source, WatchError, WatchLimits};
+use super::{Event, RangeSource, Source, WatchError, WatchLimits};
 
 /// Which sources the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,22 +50,38 @@ impl fmt::Display for Tracker {
 /// All sources of one volume.
 pub struct Watcher {
     names: InotifySource,
+    ranges: Option<RangeSource>,
     reason: String,
 }
 
 impl Watcher {
     /// Starts watching the filesystem that holds `root`. No directory is watched yet.
     pub fn open(
-        _root: BorrowedFd<'_>,
-        _choice: TrackerChoice,
+        root: BorrowedFd<'_>,
+        choice: TrackerChoice,
         limits: &WatchLimits,
     ) -> Result<Self, WatchError> {
-        Ok(Self { names: InotifySource::open(limits)?, reason: "inotify was asked for".to_owned() })
+        let ranges = match choice {
+            TrackerChoice::Auto => RangeSource::open(root, limits).map_err(|why| why.to_string()),
+            TrackerChoice::Exact => Ok(RangeSource::open(root, limits)?),
+            TrackerChoice::Inotify => Err("asked for".to_owned()),
+        };
+        let (ranges, reason) = match ranges {
+            Ok(ranges) if ranges.sees_mappings() => {
+                (Some(ranges), "all tracepoints are available".to_owned())
+            }
+            Ok(ranges) => (Some(ranges), "tracepoints are available, except for new mappings".to_owned()),
+            Err(why) => (None, why),
+        };
+        Ok(Self { names: InotifySource::open(limits)?, ranges, reason })
     }
 
     /// Which sources are in use.
     pub fn tracker(&self) -> Tracker {
-        Tracker::Inotify
+        match self.ranges {
+            Some(_) => Tracker::Exact,
+            None => Tracker::Inotify,
+        }
     }
 
     /// Why these sources were chosen: a short fragment for one log line.
@@ -85,12 +101,23 @@ impl Watcher {
     }
 
     /// Takes every event the kernel has queued before this call, without blocking.
+    ///
+    /// inotify comes first: a file's [`Event::Content`] is queued after the ranges of the same change, so whoever is told
+    /// that a file changed is told by the same drain where.
     pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<(), WatchError> {
-        self.names.drain(events)
+        self.names.drain(events)?;
+        match &mut self.ranges {
+            Some(ranges) => ranges.drain(events),
+            None => Ok(()),
+        }
     }
 
     /// Blocks until an event is queued, `waker` is readable, or `timeout` passes. Returns whether an event is queued.
     pub fn wait(&mut self, timeout: Duration, waker: BorrowedFd<'_>) -> Result<bool, WatchError> {
+        // A ring tells of each wakeup only once, and most of its events cause none.
+        if self.ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
+            return Ok(true);
+        }
         let mut polled: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(waker, PollFlags::IN)];
         polled
             .extend(self.names.pollable().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));

@@ -1,0 +1,260 @@
+//! Exact byte ranges of every inode of one filesystem, from kernel tracepoints.
+
+mod coalesce;
+mod device;
+mod ext4;
+mod folio;
+mod interpret;
+mod pages;
+mod perf_event;
+mod ring;
+mod tracefs;
+mod tracepoint;
+mod xfs;
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use self::device::{Device, Filesystem};
+use self::folio::Folios;
+use self::interpret::{Interpreter, PASSES_MAX, Stores};
+use self::perf_event::PerfEvent;
+use self::ring::{Record, Ring};
+use self::tracepoint::Tracepoint;
+use super::{Event, LostReason, RING_MIN_BYTES, Source, Unavailable, WatchError, WatchLimits};
+
+/// How often the set of online CPUs is looked at.
+const CPUS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Exact byte ranges of every inode of one filesystem.
+pub struct RangeSource {
+    tracepoints: Vec<Tracepoint>,
+    /// For a tracepoint's id, which of `tracepoints` its records are decoded by.
+    decoders: Vec<(u16, Vec<usize>)>,
+    limits: WatchLimits,
+    cpus: Vec<Cpu>,
+    online: String,
+    online_checked: Instant,
+    interpreter: Interpreter,
+}
+
+struct Cpu {
+    number: u32,
+    events: Vec<PerfEvent>,
+    ring: Ring,
+    lost: u64,
+}
+
+impl RangeSource {
+    /// Starts recording the filesystem that holds `root`.
+    pub fn open(root: BorrowedFd<'_>, limits: &WatchLimits) -> Result<Self, Unavailable> {
+        let device = Device::of(root)?;
+        let tracefs = tracefs::locate().ok_or(Unavailable::NoTracefs)?;
+        let (mut specs, stores) = match device.filesystem {
+            Filesystem::Ext4 => (ext4::TRACEPOINTS.to_vec(), Stores::AreUnexplained),
+            Filesystem::Xfs => (xfs::TRACEPOINTS.to_vec(), Stores::AreReported),
+        };
+        if device.filesystem == Filesystem::Xfs
+            && tracefs::format_of(&tracefs, "iomap/iomap_zero_iter").is_none()
+        {
+            specs.extend_from_slice(xfs::WITHOUT_ZERO_ITER);
+        }
+        specs.extend_from_slice(pages::TRACEPOINTS);
+        let tracepoints = tracepoint::resolve(&tracefs, &specs, &device)?;
+        let mut decoders: Vec<(u16, Vec<usize>)> = Vec::new();
+        for (index, tracepoint) in tracepoints.iter().enumerate() {
+            match decoders.iter_mut().find(|(id, _)| *id == tracepoint.id) {
+                Some((_, indices)) => indices.push(index),
+                None => decoders.push((tracepoint.id, vec![index])),
+            }
+        }
+        decoders.sort_unstable();
+        let mut source = Self {
+            tracepoints,
+            decoders,
+            limits: limits.clone(),
+            cpus: Vec::new(),
+            online: String::new(),
+            online_checked: Instant::now(),
+            interpreter: Interpreter::new(Folios::here(), stores, limits),
+        };
+        source.record()?;
+        Ok(source)
+    }
+
+    /// Whether mappings are seen as they are made. Without that a store to a page that a write has dirtied goes unseen
+    /// until the page is clean and stored to again.
+    pub fn sees_mappings(&self) -> bool {
+        self.tracepoints.iter().any(Tracepoint::shows_mappings)
+    }
+
+    /// Whether an event is queued.
+    pub fn is_empty(&self) -> bool {
+        self.cpus.iter().all(|cpu| cpu.ring.is_empty())
+    }
+
+    /// Opens every event on every CPU that is online, and lets go of those that were open.
+    fn record(&mut self) -> Result<(), Unavailable> {
+        let online = online_cpus()?;
+        let numbers = parse_cpus(&online).ok_or(Unavailable::UnknownDevice)?;
+        let mut ring_bytes = ring_bytes(&self.limits, numbers.len());
+        self.cpus = loop {
+            let cpus: Result<Vec<Cpu>, _> = numbers
+                .iter()
+                .map(|cpu| Cpu::open(*cpu, &self.tracepoints, &self.decoders, ring_bytes))
+                .collect();
+            match cpus {
+                Err(Unavailable::Io { operation: "mapping a ring buffer", .. })
+                    if ring_bytes > RING_MIN_BYTES =>
+                {
+                    ring_bytes /= 2;
+                }
+                other => break other?,
+            }
+        };
+        self.online = online;
+        self.cpus.iter().flat_map(|cpu| &cpu.events).try_for_each(PerfEvent::enable)
+    }
+
+    fn check_cpus(&mut self, events: &mut Vec<Event>) -> Result<(), WatchError> {
+        if self.online_checked.elapsed() < CPUS_CHECK_INTERVAL {
+            return Ok(());
+        }
+        self.online_checked = Instant::now();
+        if online_cpus()? != self.online {
+            events.push(Event::Lost(LostReason::CpusChanged));
+            self.record()?;
+        }
+        Ok(())
+    }
+}
+
+impl Source for RangeSource {
+    fn name(&self) -> &'static str {
+        "ranges"
+    }
+
+    fn drain(&mut self, events: &mut Vec<Event>) -> Result<(), WatchError> {
+        for _ in 0..PASSES_MAX {
+            let before = self.interpreter.doubts();
+            for cpu in &mut self.cpus {
+                cpu.consume(&self.tracepoints, &self.decoders, &mut self.interpreter, events);
+            }
+            self.interpreter.settle_doubts(before);
+            if self.interpreter.doubts() == 0 {
+                break;
+            }
+        }
+        self.interpreter.finish(events);
+        self.check_cpus(events)
+    }
+
+    fn pollable(&self) -> Vec<BorrowedFd<'_>> {
+        self.cpus.iter().filter_map(|cpu| cpu.events.first()).map(AsFd::as_fd).collect()
+    }
+}
+
+impl Cpu {
+    fn open(
+        number: u32,
+        tracepoints: &[Tracepoint],
+        decoders: &[(u16, Vec<usize>)],
+        ring_bytes: usize,
+    ) -> Result<Self, Unavailable> {
+        let mut events = Vec::with_capacity(decoders.len());
+        for (_, indices) in decoders {
+            events.push(PerfEvent::open(&tracepoints[indices[0]], number)?);
+        }
+        let ring = Ring::map(events[0].as_fd(), ring_bytes)?;
+        events[1..].iter().try_for_each(|event| event.set_output(&events[0]))?;
+        Ok(Self { number, events, ring, lost: 0 })
+    }
+
+    fn consume(
+        &mut self,
+        tracepoints: &[Tracepoint],
+        decoders: &[(u16, Vec<usize>)],
+        interpreter: &mut Interpreter,
+        events: &mut Vec<Event>,
+    ) {
+        let mut lost = 0;
+        let mut undecodable = false;
+        let consumed = self.ring.consume(|record| match record {
+            Record::Sample(raw) => {
+                let id = raw.first_chunk::<2>().map(|id| u16::from_ne_bytes(*id));
+                let decoder = decoders.binary_search_by_key(&id, |(id, _)| Some(*id));
+                let indices = decoder.map_or(&[][..], |found| &decoders[found].1);
+                undecodable |= indices.is_empty();
+                for index in indices {
+                    match tracepoints[*index].decode(raw) {
+                        Some(fact) => interpreter.observe(fact),
+                        None => undecodable = true,
+                    }
+                }
+            }
+            Record::Lost(count) => lost += count.max(1),
+            Record::Throttled => lost += 1,
+        });
+        let cpu = self.number;
+        if consumed.malformed || undecodable {
+            events.push(Event::Lost(LostReason::RingMalformed { cpu }));
+        }
+        if lost > 0 || consumed.suspicious {
+            let counted: Option<u64> = self.events.iter().map(PerfEvent::lost).sum();
+            // A record of a loss that was counted before is no news; a kernel that does not count has to be distrusted.
+            let news = match counted {
+                Some(counted) => counted.saturating_sub(std::mem::replace(&mut self.lost, counted)),
+                None => lost.max(1),
+            };
+            if news > 0 {
+                events.push(Event::Lost(LostReason::RingOverflow { cpu, lost: news }));
+            }
+        }
+    }
+}
+
+fn ring_bytes(limits: &WatchLimits, cpus: usize) -> usize {
+    let share = (limits.ring_bytes / cpus.max(1)).max(RING_MIN_BYTES).min(limits.ring_bytes_per_cpu);
+    let share = share.max(folio::page_bytes());
+    1 << share.ilog2()
+}
+
+fn online_cpus() -> Result<String, Unavailable> {
+    fs::read_to_string("/sys/devices/system/cpu/online").map_err(Unavailable::io("reading the online CPUs"))
+}
+
+/// Parses a list such as `0-3,8`.
+fn parse_cpus(text: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in text.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        cpus.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+    }
+    Some(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_lists_of_cpus() {
+        assert_eq!(parse_cpus("0-2,8\n"), Some(vec![0, 1, 2, 8]));
+        assert_eq!(parse_cpus("0"), Some(vec![0]));
+        assert_eq!(parse_cpus("a-b"), None);
+    }
+
+    #[test]
+    fn a_ring_is_a_power_of_two_within_its_limits() {
+        let limits = |ring_bytes, ring_bytes_per_cpu| WatchLimits {
+            ring_bytes,
+            ring_bytes_per_cpu,
+            ..Default::default()
+        };
+        assert_eq!(ring_bytes(&limits(32 << 20, 4 << 20), 2), 4 << 20);
+        assert_eq!(ring_bytes(&limits(32 << 20, 4 << 20), 12), 2 << 20);
+        assert_eq!(ring_bytes(&limits(1 << 20, 4 << 20), 128), RING_MIN_BYTES);
+        assert_eq!(ring_bytes(&limits(1 << 20, 4096), 1), 4096);
+    }
+}
