@@ -2,4 +2,5 @@
 
 pub mod limits;
 pub mod pack;
+pub mod ship;
 pub mod watch;

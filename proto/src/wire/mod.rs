@@ -23,6 +23,9 @@ use thiserror::Error;
 /// - 1: the first.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// How the reason of a `Denied` begins that tells a sidecar that another one took its place.
+pub const TAKEN_OVER: &str = "another sidecar took over";
+
 /// Why a message means nothing.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum WireError {

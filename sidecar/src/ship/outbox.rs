@@ -1,0 +1,134 @@
+//! The cutter's end of the session: a lock held for moments, a wake-up each way.
+//!
+//! The session is shared under a mutex rather than fed by a channel, so that the window is exact, nothing is buffered twice,
+//! and a commit is one short wake-up away from the network. The price is that the cutter waits while a frame is handled:
+//! microseconds, and milliseconds only for a manifest, when it has nothing to do anyway.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+use tidelock_proto::{Op, PointId, point::Cut, wire::messages::Heartbeat};
+use tokio::sync::Notify;
+
+use super::{
+    events::ShipEvent,
+    session::{Session, SessionConfig},
+};
+use crate::{limits, pack::Packed};
+
+/// Where the cutter puts what is to be shipped. Never blocks; for one thread.
+pub struct Outbox {
+    shared: Arc<Shared>,
+}
+
+/// The other end, for the connection.
+pub struct ShipEnd {
+    #[expect(dead_code, reason = "the connection takes it from here")]
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    session: Mutex<Session>,
+    /// Wakes the connection.
+    pub(super) wake: Notify,
+    /// Wakes the cutter.
+    waker: OwnedFd,
+}
+
+/// Both ends of a new session. An error means that the system has no room for an eventfd.
+pub fn outbox(config: SessionConfig) -> io::Result<(Outbox, ShipEnd)> {
+    let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let shared = Shared { session: Mutex::new(Session::new(config)), wake: Notify::new(), waker };
+    let shared = Arc::new(shared);
+    Ok((Outbox { shared: shared.clone() }, ShipEnd { shared }))
+}
+
+impl Outbox {
+    /// Whether to give nothing more until [`ShipEvent::WindowOpen`]. Giving more is possible (a commit must be
+    /// completed), and costs memory.
+    pub fn window_full(&self) -> bool {
+        let full = self.shared.session.lock().window_full();
+        if full {
+            self.shared.wake.notify_one();
+        }
+        full
+    }
+
+    /// A chunk that operations given later refer to. `ask`: the receiver may have it already, so ask before sending.
+    pub fn chunk(&self, packed: Packed, ask: bool) {
+        self.give(false, |session| session.handle_chunk(packed, ask));
+    }
+
+    /// Operations of the commit being built, in order.
+    pub fn ops(&self, ops: Vec<Op>) {
+        self.give(false, |session| session.handle_ops(ops));
+    }
+
+    /// Ends the commit being built. `id` is the first of the epoch or follows the last commit.
+    pub fn commit(&self, id: PointId, cut: Cut) {
+        self.give(true, |session| session.handle_commit(id, cut));
+    }
+
+    /// The cutter's tree is lost: forgets all that was given, and begins a new session from the receiver's tree. What is
+    /// given until the next [`ShipEvent::Agreed`] was taken is dropped.
+    pub fn abandon(&self) {
+        self.give(true, Session::handle_abandon);
+    }
+
+    /// A heartbeat, at least every second. The newest wins.
+    pub fn heartbeat(&self, beat: Heartbeat) {
+        self.give(true, |session| session.handle_heartbeat(Instant::now(), beat));
+    }
+
+    /// Nothing follows: [`ShipEvent::Finished`] comes when the last commit is durable. If the receiver's tree turns out
+    /// to be another, [`ShipEvent::Agreed`] comes instead; then commit again and finish again.
+    pub fn finish(&self) {
+        self.give(true, Session::handle_finish);
+    }
+
+    /// What happened since the last call.
+    pub fn events(&self) -> Vec<ShipEvent> {
+        let mut counter = [0; 8];
+        // Nothing to read is the usual case.
+        let _ = rustix::io::read(&self.shared.waker, &mut counter);
+        self.shared.session.lock().take_events()
+    }
+
+    /// Readable while [`Outbox::events`] has something.
+    pub fn waker(&self) -> BorrowedFd<'_> {
+        self.shared.waker.as_fd()
+    }
+
+    fn give(&self, wake: bool, give: impl FnOnce(&mut Session)) {
+        if self.shared.with(give, |session| wake || session.unsent_bytes() >= limits::WAKE_BYTES) {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Changes the session, wakes the cutter if that made an event, and returns what `then` sees.
+    pub(super) fn with<T>(
+        &self,
+        change: impl FnOnce(&mut Session),
+        then: impl FnOnce(&mut Session) -> T,
+    ) -> T {
+        let mut session = self.session.lock();
+        let had = session.has_events();
+        change(&mut session);
+        let result = then(&mut session);
+        let wake = session.has_events() && !had;
+        drop(session);
+        if wake {
+            // It can only fail when the counter is at its end, and then the cutter is being woken.
+            let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
+        }
+        result
+    }
+}
