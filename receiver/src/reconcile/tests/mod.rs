@@ -1,0 +1,143 @@
+//! `reconcile` on real directories: equal from anything, interrupted anywhere, and never outside. These need root.
+#![allow(clippy::unwrap_used)]
+
+mod hostile;
+mod world;
+
+use std::{os::unix::fs::MetadataExt, sync::atomic::AtomicUsize};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tidelock_proto::tree::Kind;
+
+use super::*;
+use world::{Builder, Memory, expected, found, key, random_tree};
+
+fn options() -> Options {
+    Options::new(key(), "t/v 1.1")
+}
+
+fn overwrite() -> Options {
+    Options { overwrite: true, ..options() }
+}
+
+fn make(dir: &TempDir, tree: &Tree, memory: &Memory, options: &Options) -> Result<Report> {
+    reconcile(dir.path(), tree, memory, options, &|_| {})
+}
+
+fn assert_equal(dir: &TempDir, tree: &Tree, memory: &Memory) {
+    let (found, expected) = (found(dir.path()), expected(tree, memory));
+    for (path, look) in &expected {
+        assert_eq!(found.get(path), Some(look), "{:?}", String::from_utf8_lossy(path));
+    }
+    let extra: Vec<_> = found.keys().filter(|path| !expected.contains_key(*path)).collect();
+    assert!(extra.is_empty(), "{extra:?}");
+}
+
+/// Every inode's change time: equal only if nothing was done to it.
+fn change_times(path: &Path) -> Vec<(PathBuf, i64, i64)> {
+    let meta = std::fs::symlink_metadata(path).unwrap();
+    let mut times = vec![(path.to_owned(), meta.ctime(), meta.ctime_nsec())];
+    if meta.is_dir() {
+        let mut entries: Vec<_> =
+            std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.sort();
+        times.extend(entries.iter().flat_map(|entry| change_times(entry)));
+    }
+    times
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, fork: false, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_tree_from_nothing_and_from_any_other(first in any::<u64>(), second in any::<u64>()) {
+        let dir = TempDir::new().unwrap();
+        let mut memory = Memory::default();
+        let tree = random_tree(first, &mut memory);
+        make(&dir, &tree, &memory, &options()).unwrap();
+        assert_equal(&dir, &tree, &memory);
+
+        let before = change_times(dir.path());
+        let report = make(&dir, &tree, &memory, &overwrite()).unwrap();
+        prop_assert!(!report.changed() && report.bytes_written == 0, "{:?}", report);
+        let report = make(&dir, &tree, &memory, &Options { trust_mtime: true, ..overwrite() }).unwrap();
+        prop_assert!(!report.changed(), "{:?}", report);
+        prop_assert_eq!((report.bytes_compared, report.bytes_fetched), (0, 0));
+        prop_assert_eq!(before, change_times(dir.path()));
+
+        let other = random_tree(second, &mut memory);
+        make(&dir, &other, &memory, &overwrite()).unwrap();
+        assert_equal(&dir, &other, &memory);
+        let report = make(&dir, &other, &memory, &overwrite()).unwrap();
+        prop_assert!(!report.changed(), "{:?}", report);
+    }
+
+    #[test]
+    fn interrupted_anywhere_it_goes_on(first in any::<u64>(), second in any::<u64>(), fail_at in 0usize..4) {
+        let dir = TempDir::new().unwrap();
+        let mut memory = Memory::default();
+        let (tree, other) = (random_tree(first, &mut memory), random_tree(second, &mut memory));
+        make(&dir, &other, &memory, &options()).unwrap();
+        memory.fail_at = Some(fail_at);
+        memory.fetches = AtomicUsize::new(0);
+        let interrupted = make(&dir, &tree, &memory, &overwrite());
+        memory.fail_at = None;
+        if interrupted.is_err() {
+            // The marker stands for the leave to overwrite, and a time that is right vouches for the content.
+            prop_assert!(marker_path(dir.path()).exists());
+            make(&dir, &tree, &memory, &Options { trust_mtime: true, ..options() }).unwrap();
+        }
+        assert_equal(&dir, &tree, &memory);
+    }
+}
+
+#[test]
+fn one_changed_page_of_a_large_file_is_all_that_is_written() {
+    let (dir, mut memory) = (TempDir::new().unwrap(), Memory::default());
+    let mut builder = Builder::new();
+    let id = builder.add(FileId::ROOT, b"large", Kind::File, 0o600);
+    for number in 0..400u64 {
+        let content = vec![number as u8; 262_144];
+        let chunk = memory.add(content);
+        builder.data(id, number * 262_144 + 4096, chunk, 0, 262_144);
+    }
+    let tree = builder.done();
+    let report = make(&dir, &tree, &memory, &options()).unwrap();
+    assert_eq!(report.bytes_written, 400 * 262_144);
+    let page = memory.add(vec![9; 4096]);
+    let mut changed = Builder { tree, next: 0 };
+    changed.data(id, 50 << 20, page, 0, 4096);
+    let report = make(&dir, &changed.done(), &memory, &overwrite()).unwrap();
+    assert_eq!((report.bytes_written, report.files_written), (4096, 1));
+    // The page, and the chunk that it cut in two, once.
+    assert!(report.bytes_fetched <= 4096 + 262_144, "{report:?}");
+}
+
+#[test]
+fn no_depth_is_too_deep() {
+    let (dir, memory) = (TempDir::new().unwrap(), Memory::default());
+    let mut builder = Builder::new();
+    let mut at = FileId::ROOT;
+    for _ in 0..40 {
+        at = builder.add(at, &[b'd'; 250], Kind::Directory, 0o755);
+    }
+    builder.add(at, b"leaf", Kind::Fifo, 0o600);
+    let tree = builder.done();
+    let report = make(&dir, &tree, &memory, &options()).unwrap();
+    assert_eq!(report.created, 41);
+    assert!(!make(&dir, &tree, &memory, &overwrite()).unwrap().changed());
+    let report = make(&dir, &Builder::new().done(), &memory, &overwrite()).unwrap();
+    assert_eq!((report.removed, std::fs::read_dir(dir.path()).unwrap().count()), (1, 0));
+}
+
+#[test]
+fn a_missing_chunk_is_named() {
+    let (dir, mut memory) = (TempDir::new().unwrap(), Memory::default());
+    let chunk = memory.add(vec![1; 100]);
+    let mut builder = Builder::new();
+    let id = builder.add(FileId::ROOT, b"f", Kind::File, 0o600);
+    builder.data(id, 0, chunk, 50, 100);
+    let error = make(&dir, &builder.done(), &memory, &options()).unwrap_err();
+    assert!(matches!(error, ReconcileError::Chunk(id) if id == chunk), "{error}");
+}
