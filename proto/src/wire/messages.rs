@@ -319,6 +319,10 @@ pub struct OperatorReply {
 }
 
 #[derive(Clone, PartialEq, Oneof)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one is alive at a time, and a box would not be shorter to read"
+)]
 pub enum ReplyKind {
     /// The request failed; nothing follows.
     #[prost(message, tag = "1")]
