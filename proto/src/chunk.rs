@@ -51,7 +51,7 @@ impl Codec {
 }
 
 /// Why a chunk cannot be opened.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum ChunkError {
     /// Empty, or longer than a chunk may be.
     #[error("chunk of {0} bytes: 1 to {max} are allowed", max = limits::CHUNK_MAX_BYTES)]

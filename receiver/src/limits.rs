@@ -1,5 +1,44 @@
 //! Every limit of the receiver's store, in one place. Those of the model and the wire are in [`tidelock_proto::limits`].
 
+use std::time::Duration;
+
+/// Size of a log segment, in bytes, unless the options say otherwise. A segment is also the unit of upload and deletion.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Smallest and largest segment the options may ask for, in bytes. Offsets in a segment are 32 bits.
+pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
+/// Largest body of one log record, in bytes.
+pub const RECORD_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// A commit whose operations are one part of at most this many bytes carries it in its own record.
+pub const INLINE_OPS_MAX_BYTES: usize = 512 * 1024;
+/// Bytes of batches that wait for the writer or for the disk; beyond it `append` waits.
+pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes written before an `fdatasync` although more is waiting, so that the first in line is not held up by the last.
+pub const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes the log collects before it hands them to the file system.
+pub const WRITE_BUFFER_BYTES: usize = 1024 * 1024;
+/// Segment files held open for reading.
+pub const OPEN_SEGMENTS: usize = 128;
+/// Damaged places listed one by one; more are only counted.
+pub const DAMAGE_LISTED: usize = 1000;
+/// Index entries that are durable in the log and not yet in the index; beyond it the writer waits for the index.
+pub const INDEX_RECENT_ENTRIES: usize = 64 * 1024;
+/// Pause between two writes into the index, and between two moments at which it is made durable. What lies between is
+/// replayed from the log at the next open.
+pub const INDEX_WRITE_PAUSE: Duration = Duration::from_millis(200);
+/// See [`INDEX_WRITE_PAUSE`].
+pub const INDEX_PERSIST_PAUSE: Duration = Duration::from_secs(10);
+/// Memory for the index's blocks, in bytes.
+pub const INDEX_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Memory for what the index has not yet written out, in bytes.
+pub const INDEX_WRITE_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
+/// A checkpoint is due when more than this would have to be replayed since the last one, in bytes of operations, or
+/// more than that one is long: so checkpoints never cost more than the operations themselves.
+pub const CHECKPOINT_REPLAY_BYTES: u64 = 4 * 1024 * 1024;
+/// What replaying a commit costs besides its operations (a read of its own), in the same measure.
+pub const CHECKPOINT_COMMIT_BYTES: u64 = 512;
+/// Bytes of checkpoint chunks that are written before the next ones are cut.
+pub const CHECKPOINT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
+
 /// Threads of a reconcile that compare and fetch. More than processors: some of them wait for chunks.
 pub const RECONCILE_WORKERS: usize = 4;
 /// A file is compared in spans of this many bytes, each by one thread.

@@ -27,7 +27,7 @@ pub use op::Op;
 use crate::ids::{FileId, TreeDigest};
 
 /// Why an operation cannot be applied. The tree may hold part of the commit then and must be thrown away.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum TreeError {
     /// No inode has this id.
     #[error("inode {} does not exist", .0.0)]

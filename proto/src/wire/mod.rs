@@ -27,7 +27,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const TAKEN_OVER: &str = "another sidecar took over";
 
 /// Why a message means nothing.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum WireError {
     /// Not the bytes of such a message.
     #[error("message is malformed: {0}")]

@@ -1,0 +1,309 @@
+//! The catalogue: what the store knows of every volume, and what each record changes in it.
+//!
+//! There is one way for it to change, [`Catalogue::apply`], for a record that is being written and for one that is
+//! read back; so a rebuilt catalogue cannot differ from the one that was lost. [`Catalogue::check`] is the store's own guard
+//! (a lower epoch, a gap, a point on another parent), behind the guards of the sessions.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use tidelock_proto::{
+    Epoch, PointId, Seq, VolumeName,
+    point::Point,
+    wire::{self, messages},
+};
+
+use crate::{
+    index::{Put, Table, key},
+    limits,
+    log::{Place, entry::Fact, entry::PlaceMessage},
+    store::StoreError,
+};
+
+/// What is known of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// The point that the current epoch builds on; `None` if the volume began in this epoch.
+    pub base: Option<PointId>,
+    /// The newest point that a commit of the current epoch builds on: its own newest, or the base.
+    pub last: Point,
+    /// Whether the epoch was raised and no commit of it has come yet.
+    pub promoted: bool,
+    /// Points of all epochs.
+    pub points: u64,
+    /// When the oldest point was cut, in nanoseconds since 1970 by the source's clock.
+    pub oldest_ns: u64,
+    /// Operations since the newest checkpoint on the way to `last`, in bytes as they are encoded.
+    pub replay_bytes: u64,
+    /// Commits since then.
+    pub replay_commits: u64,
+    /// Length of the newest checkpoint's snapshot, in bytes.
+    pub snapshot_bytes: u64,
+    /// The number of the last record that this takes into account.
+    pub(crate) as_of: u64,
+}
+
+impl VolumeInfo {
+    /// Whether opening `last` would replay more than a checkpoint costs.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        let replay = self.replay_bytes + self.replay_commits * limits::CHECKPOINT_COMMIT_BYTES;
+        replay >= limits::CHECKPOINT_REPLAY_BYTES.max(self.snapshot_bytes)
+    }
+
+    /// The point that must come next.
+    pub fn next(&self) -> PointId {
+        let own = self.last.id.epoch == self.epoch;
+        PointId::new(self.epoch, if own { self.last.id.seq.next() } else { Seq(1) })
+    }
+}
+
+/// All volumes by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Catalogue {
+    volumes: HashMap<VolumeName, VolumeInfo>,
+}
+
+impl Catalogue {
+    /// The volumes as the index has them.
+    pub(crate) fn load(pairs: Vec<(Vec<u8>, Vec<u8>)>) -> Option<Self> {
+        let volumes = pairs.into_iter().map(|(key, value)| {
+            let volume = std::str::from_utf8(&key[1..]).ok()?.parse().ok()?;
+            Some((volume, decode_info(&value)?))
+        });
+        Some(Self { volumes: volumes.collect::<Option<_>>()? })
+    }
+
+    pub(crate) fn get(&self, volume: &VolumeName) -> Option<&VolumeInfo> {
+        self.volumes.get(volume)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&VolumeName, &VolumeInfo)> {
+        self.volumes.iter()
+    }
+
+    pub(crate) fn set(&mut self, volume: VolumeName, info: VolumeInfo) {
+        self.volumes.insert(volume, info);
+    }
+
+    /// Whether a commit may follow.
+    pub(crate) fn check_commit(&self, volume: &VolumeName, point: &Point) -> Result<(), StoreError> {
+        let Some(info) = self.get(volume) else {
+            let first = point.id.seq == Seq(1) && point.id.epoch >= Epoch::FIRST && point.parent.is_none();
+            let expected = PointId::new(point.id.epoch.max(Epoch::FIRST), Seq(1));
+            return if first { Ok(()) } else { Err(out_of_order(volume, point, expected, None)) };
+        };
+        if point.id.epoch < info.epoch {
+            return Err(StoreError::Fenced { volume: volume.clone(), epoch: info.epoch });
+        }
+        if point.id != info.next() || point.parent != Some(info.last.id) {
+            return Err(out_of_order(volume, point, info.next(), Some(info.last.id)));
+        }
+        Ok(())
+    }
+
+    /// Whether the epoch may rise to `epoch`.
+    pub(crate) fn check_epoch(
+        &self,
+        volume: &VolumeName,
+        expected: Epoch,
+        epoch: Epoch,
+    ) -> Result<(), StoreError> {
+        let info = self.get(volume).ok_or_else(|| StoreError::NoSuchVolume(volume.clone()))?;
+        if info.epoch != expected || epoch <= info.epoch {
+            return Err(StoreError::EpochMoved { volume: volume.clone(), expected, current: info.epoch });
+        }
+        Ok(())
+    }
+
+    /// Takes in record `number`, which is at `place`, and says what the index has to hold of it. `base` is the point that a
+    /// new epoch builds on. A record that is already taken into account changes nothing, so a replay may begin too early.
+    /// A record read back from a damaged log may not follow from the one before; it is taken as it is, and what is
+    /// missing shows when a tree is asked for.
+    pub(crate) fn apply(
+        &mut self,
+        number: u64,
+        fact: &Fact,
+        place: Place,
+        base: Option<Point>,
+        puts: &mut Vec<Put>,
+    ) {
+        let placed = PlaceMessage::from(place).encode_to_vec();
+        let mut put = |key, value| puts.push(Put { table: Table::Catalogue, key, value });
+        let volume = match fact {
+            Fact::Ops => return,
+            Fact::Chunk { tenant, id } => {
+                puts.push(Put { table: Table::Chunks, key: key::chunk(tenant, id), value: placed });
+                return;
+            }
+            Fact::Tag { volume, point, tag } => {
+                put(key::tag(volume, *point, tag), Vec::new());
+                return;
+            }
+            Fact::Commit { volume, point, .. } => {
+                let entry = PointEntry { place: Some(place.into()), point: Some(wire::point_to_wire(point)) };
+                put(key::point(key::POINT, volume, point.id), entry.encode_to_vec());
+                volume
+            }
+            Fact::Checkpoint { volume, point, .. } => {
+                put(key::point(key::CHECKPOINT, volume, *point), placed);
+                volume
+            }
+            Fact::Epoch { volume, .. } => volume,
+        };
+        if self.get(volume).is_some_and(|info| info.as_of >= number) {
+            return;
+        }
+        match fact {
+            Fact::Commit { point, ops_bytes, .. } => self.on_commit(volume, point, *ops_bytes),
+            Fact::Checkpoint { point, snapshot_bytes, .. } => {
+                self.on_checkpoint(volume, *point, *snapshot_bytes);
+            }
+            Fact::Epoch { epoch, .. } => self.on_epoch(volume, *epoch, base),
+            Fact::Chunk { .. } | Fact::Ops | Fact::Tag { .. } => {}
+        }
+        if let Some(info) = self.volumes.get_mut(volume) {
+            info.as_of = number;
+            put(key::volume(volume), encode_info(info));
+        }
+    }
+
+    /// The fence holds even if the base is not readable any more; then the epoch builds on what there is.
+    fn on_epoch(&mut self, volume: &VolumeName, epoch: Epoch, base: Option<Point>) {
+        let Some(info) = self.volumes.get_mut(volume) else { return };
+        if let Some(base) = base {
+            info.last = base;
+        }
+        info.epoch = info.epoch.max(epoch);
+        info.base = Some(info.last.id);
+        info.promoted = true;
+    }
+
+    fn on_commit(&mut self, volume: &VolumeName, point: &Point, ops_bytes: u64) {
+        let info = self.volumes.entry(volume.clone()).or_insert_with(|| VolumeInfo {
+            epoch: point.id.epoch,
+            base: None,
+            last: point.clone(),
+            promoted: false,
+            points: 0,
+            oldest_ns: point.cut.time_ns,
+            replay_bytes: 0,
+            replay_commits: 0,
+            snapshot_bytes: 0,
+            as_of: 0,
+        });
+        info.epoch = info.epoch.max(point.id.epoch);
+        info.last = point.clone();
+        info.promoted = false;
+        info.points += 1;
+        info.oldest_ns = info.oldest_ns.min(point.cut.time_ns);
+        info.replay_bytes += ops_bytes;
+        info.replay_commits += 1;
+    }
+
+    /// What was committed while the checkpoint was made is counted as not covered by it only roughly: by its distance.
+    fn on_checkpoint(&mut self, volume: &VolumeName, point: PointId, snapshot_bytes: u64) {
+        let Some(info) = self.volumes.get_mut(volume) else { return };
+        info.snapshot_bytes = snapshot_bytes;
+        if point.epoch != info.last.id.epoch || point > info.last.id {
+            return;
+        }
+        let behind = info.last.id.seq.0 - point.seq.0;
+        let rest = behind.min(info.replay_commits);
+        info.replay_bytes = match info.replay_commits {
+            0 => 0,
+            commits => (u128::from(info.replay_bytes) * u128::from(rest) / u128::from(commits)) as u64,
+        };
+        info.replay_commits = rest;
+    }
+}
+
+fn out_of_order(
+    volume: &VolumeName,
+    point: &Point,
+    expected: PointId,
+    parent: Option<PointId>,
+) -> StoreError {
+    StoreError::OutOfOrder { volume: volume.clone(), point: point.id, expected, parent }
+}
+
+/// A point in the index.
+#[derive(Clone, PartialEq, Message)]
+struct PointEntry {
+    #[prost(message, optional, tag = "1")]
+    place: Option<PlaceMessage>,
+    #[prost(message, optional, tag = "2")]
+    point: Option<messages::Point>,
+}
+
+/// Reads a point of the index: where its commit is, and itself without tags.
+pub(crate) fn decode_point(value: &[u8]) -> Option<(Place, Point)> {
+    let entry = PointEntry::decode(value).ok()?;
+    Some((entry.place?.into(), wire::point_from_wire(entry.point?).ok()?))
+}
+
+/// Reads a place of the index.
+pub(crate) fn decode_place(value: &[u8]) -> Option<Place> {
+    PlaceMessage::decode(value).ok().map(Place::from)
+}
+
+/// A volume in the index.
+#[derive(Clone, PartialEq, Message)]
+struct InfoEntry {
+    #[prost(uint64, tag = "1")]
+    epoch: u64,
+    #[prost(message, optional, tag = "2")]
+    base: Option<messages::PointId>,
+    #[prost(message, optional, tag = "3")]
+    last: Option<messages::Point>,
+    #[prost(bool, tag = "4")]
+    promoted: bool,
+    #[prost(uint64, tag = "5")]
+    points: u64,
+    #[prost(fixed64, tag = "6")]
+    oldest_ns: u64,
+    #[prost(uint64, tag = "7")]
+    replay_bytes: u64,
+    #[prost(uint64, tag = "8")]
+    replay_commits: u64,
+    #[prost(uint64, tag = "9")]
+    snapshot_bytes: u64,
+    #[prost(uint64, tag = "10")]
+    as_of: u64,
+}
+
+fn encode_info(info: &VolumeInfo) -> Vec<u8> {
+    InfoEntry {
+        epoch: info.epoch.0,
+        base: info.base.map(wire::point_id_to_wire),
+        last: Some(wire::point_to_wire(&info.last)),
+        promoted: info.promoted,
+        points: info.points,
+        oldest_ns: info.oldest_ns,
+        replay_bytes: info.replay_bytes,
+        replay_commits: info.replay_commits,
+        snapshot_bytes: info.snapshot_bytes,
+        as_of: info.as_of,
+    }
+    .encode_to_vec()
+}
+
+fn decode_info(value: &[u8]) -> Option<VolumeInfo> {
+    let entry = InfoEntry::decode(value).ok()?;
+    Some(VolumeInfo {
+        epoch: Epoch(entry.epoch),
+        base: match entry.base {
+            Some(base) => Some(wire::point_id_from_wire(Some(base)).ok()?),
+            None => None,
+        },
+        last: wire::point_from_wire(entry.last?).ok()?,
+        promoted: entry.promoted,
+        points: entry.points,
+        oldest_ns: entry.oldest_ns,
+        replay_bytes: entry.replay_bytes,
+        replay_commits: entry.replay_commits,
+        snapshot_bytes: entry.snapshot_bytes,
+        as_of: entry.as_of,
+    })
+}

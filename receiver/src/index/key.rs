@@ -1,0 +1,55 @@
+//! The keys of the index. Every key begins with its kind, so that one ordered space holds them all.
+//!
+//! ```text
+//! volume      'v' volume
+//! point       'p' volume 0 epoch u64 seq u64
+//! tag         't' volume 0 epoch u64 seq u64 tag
+//! checkpoint  'k' volume 0 epoch u64 seq u64
+//! chunk       tenant 0 id            in a table of its own: random keys, point reads
+//! ```
+//! Numbers are big-endian here, so that the order of the bytes is that of the points. Volume names have no zero byte.
+
+use tidelock_proto::{ChunkId, Epoch, PointId, Seq, VolumeName};
+
+/// The space of points.
+pub(crate) const POINT: u8 = b'p';
+/// The space of tags.
+pub(crate) const TAG: u8 = b't';
+/// The space of checkpoints.
+pub(crate) const CHECKPOINT: u8 = b'k';
+/// The space of volumes.
+pub(crate) const VOLUME: u8 = b'v';
+
+pub(crate) fn chunk(tenant: &str, id: &ChunkId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(tenant.len() + 33);
+    key.extend_from_slice(tenant.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&id.0);
+    key
+}
+
+pub(crate) fn volume(volume: &VolumeName) -> Vec<u8> {
+    format!("{}{volume}", VOLUME as char).into_bytes()
+}
+
+/// A key of a point in one of the spaces [`POINT`], [`CHECKPOINT`], [`TAG`].
+pub(crate) fn point(space: u8, volume: &VolumeName, id: PointId) -> Vec<u8> {
+    let mut key = format!("{}{volume}\0", space as char).into_bytes();
+    key.extend_from_slice(&id.epoch.0.to_be_bytes());
+    key.extend_from_slice(&id.seq.0.to_be_bytes());
+    key
+}
+
+pub(crate) fn tag(volume: &VolumeName, id: PointId, tag: &str) -> Vec<u8> {
+    let mut key = point(TAG, volume, id);
+    key.extend_from_slice(tag.as_bytes());
+    key
+}
+
+/// The point in a key of one of the point spaces, and what follows it.
+pub(crate) fn read_point(key: &[u8]) -> Option<(PointId, &[u8])> {
+    let start = key.iter().position(|byte| *byte == 0)? + 1;
+    let number = |at: usize| Some(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?));
+    let id = PointId::new(Epoch(number(start)?), Seq(number(start + 8)?));
+    Some((id, &key[start + 16..]))
+}

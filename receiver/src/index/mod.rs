@@ -1,0 +1,284 @@
+//! The index: where every chunk, point, tag and checkpoint is in the log. It holds nothing that the log does not.
+//!
+//! ```text
+//! writer ──(durable)──▶ recent (memory) ──index thread──▶ key-value library
+//! reader ───────────────▶ recent, then flushing, then the library
+//! ```
+//! The writer hands over an entry only after the `fdatasync` that made its record durable, so the index never claims what
+//! the log may lose. Entries reach the library in batches, each with the [`Mark`] up to which it covers the log: atomic
+//! together, so an index that lost its newest batches is behind, never wrong, and the log's tail is replayed
+//! from its mark. Nothing of this is on the way of an acknowledgement unless the library falls behind by
+//! [`limits::INDEX_RECENT_ENTRIES`]; then the writer waits, which bounds memory.
+
+pub(crate) mod key;
+mod kv;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use kv::Kv;
+pub use kv::KvError;
+pub(crate) use kv::Pair;
+
+use crate::{limits, log::Mark};
+
+/// The index's two tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    /// Chunks by tenant and id: random keys, point reads.
+    Chunks,
+    /// Everything else, in order.
+    Catalogue,
+}
+
+/// An entry to be put in.
+#[derive(Debug, Clone)]
+pub(crate) struct Put {
+    pub(crate) table: Table,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
+type Entries = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+#[derive(Default)]
+struct Recent {
+    active: Entries,
+    flushing: Arc<Entries>,
+    /// Up to where `active` covers the log.
+    mark: Option<Mark>,
+    /// Up to where the library does, if it has not said so yet.
+    written: Option<Mark>,
+}
+
+/// See the module.
+pub(crate) struct Index {
+    kv: Kv,
+    store: [u8; 16],
+    recent: RwLock<Recent>,
+    flush: Mutex<Flush>,
+    wake: Condvar,
+    drained: Condvar,
+}
+
+#[derive(Default)]
+struct Flush {
+    wanted: bool,
+    closing: bool,
+    /// The library has refused a batch; the index stays behind from then on.
+    failed: Option<KvError>,
+}
+
+/// The version of the index's layout; another one is rebuilt.
+const INDEX_VERSION: u8 = 1;
+const MARK_KEY: &[u8] = b"m";
+
+impl Index {
+    /// Opens the index in `dir`, with the mark up to which it covers the log of this store. What cannot be used (damaged,
+    /// of another layout, of another store) is removed and begun anew, without a mark.
+    pub(crate) fn open(
+        dir: &Path,
+        store: [u8; 16],
+        cache_bytes: u64,
+    ) -> Result<(Self, Option<Mark>), KvError> {
+        let opened = Kv::open(dir, cache_bytes).and_then(|kv| {
+            let mark = kv.get(Table::Catalogue, MARK_KEY)?;
+            Ok((kv, mark))
+        });
+        match opened {
+            Ok((kv, None)) => Ok((Self::new(kv, store), None)),
+            Ok((kv, Some(bytes))) => match decode_mark(&bytes, store) {
+                Some(mark) => Ok((Self::new(kv, store), Some(mark))),
+                None => {
+                    drop(kv);
+                    Ok((Self::create(dir, store, cache_bytes)?, None))
+                }
+            },
+            Err(error) => {
+                tracing::warn!(%error, "index is not usable; rebuilding it from the log");
+                Ok((Self::create(dir, store, cache_bytes)?, None))
+            }
+        }
+    }
+
+    /// Removes whatever is in `dir` and begins anew.
+    pub(crate) fn create(dir: &Path, store: [u8; 16], cache_bytes: u64) -> Result<Self, KvError> {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(fjall::Error::Io(error).into());
+            }
+            _ => {}
+        }
+        Ok(Self::new(Kv::open(dir, cache_bytes)?, store))
+    }
+
+    fn new(kv: Kv, store: [u8; 16]) -> Self {
+        Self {
+            kv,
+            store,
+            recent: RwLock::default(),
+            flush: Mutex::default(),
+            wake: Condvar::new(),
+            drained: Condvar::new(),
+        }
+    }
+
+    /// The value of a key.
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        {
+            let recent = self.recent.read();
+            let wanted = (table, key.to_vec());
+            if let Some(value) = recent.active.get(&wanted).or_else(|| recent.flushing.get(&wanted)) {
+                return Ok(Some(value.clone()));
+            }
+        }
+        self.kv.get(table, key)
+    }
+
+    /// At most `limit` pairs of the catalogue with `first <= key < end`, in order; if `newest`, the last ones, from the last.
+    pub(crate) fn range(
+        &self,
+        first: &[u8],
+        end: &[u8],
+        newest: bool,
+        limit: usize,
+    ) -> Result<Vec<Pair>, KvError> {
+        if first >= end {
+            return Ok(Vec::new());
+        }
+        let mut merged = BTreeMap::new();
+        {
+            let recent = self.recent.read();
+            for entries in [&*recent.flushing, &recent.active] {
+                let range =
+                    entries.range((Table::Catalogue, first.to_vec())..(Table::Catalogue, end.to_vec()));
+                let pair = |((_, key), value): (&(Table, Vec<u8>), &Vec<u8>)| (key.clone(), value.clone());
+                if newest {
+                    merged.extend(range.rev().take(limit).map(pair));
+                } else {
+                    merged.extend(range.take(limit).map(pair));
+                }
+            }
+        }
+        for (key, value) in self.kv.range(first, end, newest, limit)? {
+            merged.entry(key).or_insert(value);
+        }
+        Ok(if newest {
+            merged.into_iter().rev().take(limit).collect()
+        } else {
+            merged.into_iter().take(limit).collect()
+        })
+    }
+
+    /// Takes in the entries of durable records up to `mark`, in the order of the log. Waits if the library is far behind;
+    /// fails if it can take no more.
+    pub(crate) fn put(&self, puts: Vec<Put>, mark: Mark) -> Result<(), KvError> {
+        let full = {
+            let mut recent = self.recent.write();
+            recent.active.extend(puts.into_iter().map(|put| ((put.table, put.key), put.value)));
+            recent.mark = Some(mark);
+            recent.active.len() >= limits::INDEX_RECENT_ENTRIES
+        };
+        if !full {
+            return Ok(());
+        }
+        let mut flush = self.flush.lock();
+        flush.wanted = true;
+        self.wake.notify_one();
+        while flush.wanted && !flush.closing && flush.failed.is_none() {
+            self.drained.wait(&mut flush);
+        }
+        flush.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Takes in what was read back from the log, at once. `mark` says that this was the end of it.
+    pub(crate) fn load(&self, puts: Vec<Put>, mark: Option<Mark>) -> Result<(), KvError> {
+        self.kv.write(puts.iter().map(|put| (put.table, &put.key, &put.value)))?;
+        if mark.is_some() {
+            self.recent.write().written = mark;
+        }
+        Ok(())
+    }
+
+    /// The index thread: writes out what is recent when it is wanted or a pause has passed, until closed.
+    pub(crate) fn run(&self) {
+        let mut persisted = Instant::now();
+        loop {
+            let closing = {
+                let mut flush = self.flush.lock();
+                if !flush.wanted && !flush.closing {
+                    self.wake.wait_for(&mut flush, limits::INDEX_WRITE_PAUSE);
+                }
+                flush.closing
+            };
+            let mut done = self.write_out();
+            if closing || persisted.elapsed() >= limits::INDEX_PERSIST_PAUSE {
+                done = done.and_then(|()| self.persist());
+                persisted = Instant::now();
+            }
+            let mut flush = self.flush.lock();
+            flush.wanted = false;
+            if let Err(error) = done {
+                tracing::error!(%error, "index cannot be written");
+                flush.failed = Some(error);
+            }
+            self.drained.notify_all();
+            if closing || flush.failed.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Ends [`Index::run`] after a last write.
+    pub(crate) fn close(&self) {
+        self.flush.lock().closing = true;
+        self.wake.notify_all();
+        self.drained.notify_all();
+    }
+
+    /// Writes everything recent into the library.
+    pub(crate) fn write_out(&self) -> Result<(), KvError> {
+        let (entries, mark) = {
+            let mut recent = self.recent.write();
+            let Some(mark) = recent.mark.take() else { return Ok(()) };
+            recent.flushing = Arc::new(std::mem::take(&mut recent.active));
+            (recent.flushing.clone(), mark)
+        };
+        self.kv.write(entries.iter().map(|((table, key), value)| (*table, key, value)))?;
+        let mut recent = self.recent.write();
+        recent.flushing = Arc::default();
+        recent.written = Some(mark);
+        Ok(())
+    }
+
+    /// Makes the library durable and then, and only then, says up to where it covers the log: so no order in which
+    /// the library's own files reach the disk can make it claim what it does not hold.
+    pub(crate) fn persist(&self) -> Result<(), KvError> {
+        let Some(mark) = self.recent.write().written.take() else { return Ok(()) };
+        self.kv.persist()?;
+        let mark = encode_mark(mark, self.store);
+        self.kv.write(std::iter::once((Table::Catalogue, &MARK_KEY.to_vec(), &mark)))?;
+        self.kv.persist()
+    }
+}
+
+fn encode_mark(mark: Mark, store: [u8; 16]) -> Vec<u8> {
+    let mut bytes = vec![INDEX_VERSION];
+    bytes.extend_from_slice(&store);
+    bytes.extend_from_slice(&mark.segment.to_le_bytes());
+    bytes.extend_from_slice(&mark.offset.to_le_bytes());
+    bytes.extend_from_slice(&mark.number.to_le_bytes());
+    bytes
+}
+
+fn decode_mark(bytes: &[u8], store: [u8; 16]) -> Option<Mark> {
+    if bytes.len() != 33 || bytes[0] != INDEX_VERSION || bytes[1..17] != store {
+        return None;
+    }
+    Some(Mark {
+        segment: u32::from_le_bytes(bytes[17..21].try_into().ok()?),
+        offset: u32::from_le_bytes(bytes[21..25].try_into().ok()?),
+        number: u64::from_le_bytes(bytes[25..33].try_into().ok()?),
+    })
+}

@@ -1,0 +1,129 @@
+//! The seam between the log and the disk.
+//!
+//! Everything the log asks of a file system goes through these two traits, so that a test can put a disk below it which
+//! loses what was not synced, tears writes, or fails at the n-th call. They promise what POSIX does and no more: a write
+//! may be durable at any time, in any order of its sectors, and is durable for certain only after [`SegmentFile::sync`].
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A directory of segments.
+pub trait Disk: Send + Sync {
+    /// The numbers of all segments, in any order.
+    fn list(&self) -> io::Result<Vec<u32>>;
+    /// Creates an empty segment that does not exist yet.
+    fn create(&self, segment: u32) -> io::Result<Arc<dyn SegmentFile>>;
+    /// Opens a segment.
+    fn open(&self, segment: u32) -> io::Result<Arc<dyn SegmentFile>>;
+    /// Removes a segment.
+    fn remove(&self, segment: u32) -> io::Result<()>;
+    /// Makes created and removed segments durable as names.
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+/// One segment's file. Offsets and lengths are in bytes.
+pub trait SegmentFile: Send + Sync {
+    /// Its length.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it has no bytes at all.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Reads exactly `buffer.len()` bytes; an end of file before that is an error.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all bytes.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Reserves space and sets the length, so that writes change neither; new bytes read as zero.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Cuts the file.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Makes everything written durable, and the length too (`fdatasync`).
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A directory of the file system, with segments named `0000000001.seg`.
+#[derive(Debug)]
+pub struct DirDisk {
+    dir: PathBuf,
+}
+
+impl DirDisk {
+    /// Creates the directory if it is not there, durably.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        if !dir.exists() {
+            std::fs::create_dir_all(dir)?;
+            if let Some(parent) = dir.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    fn path(&self, segment: u32) -> PathBuf {
+        self.dir.join(format!("{segment:010}.seg"))
+    }
+}
+
+impl Disk for DirDisk {
+    fn list(&self) -> io::Result<Vec<u32>> {
+        let mut segments = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+            segments.extend(number.and_then(|number| number.parse::<u32>().ok()));
+        }
+        Ok(segments)
+    }
+
+    fn create(&self, segment: u32) -> io::Result<Arc<dyn SegmentFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(segment))?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, segment: u32) -> io::Result<Arc<dyn SegmentFile>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.path(segment))?))
+    }
+
+    fn remove(&self, segment: u32) -> io::Result<()> {
+        std::fs::remove_file(self.path(segment))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+impl SegmentFile for File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(self, rustix::fs::FallocateFlags::empty(), 0, len) {
+            // Space that cannot be reserved is only slower.
+            Err(rustix::io::Errno::OPNOTSUPP) => self.set_len(len),
+            other => Ok(other?),
+        }
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

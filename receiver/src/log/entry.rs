@@ -1,0 +1,235 @@
+//! The catalogue of everything in the log: one kind for each, with a tag that is never used twice.
+//!
+//! | tag | kind | body |
+//! | --- | --- | --- |
+//! | 1 | chunk | tenant length u8, tenant, id 32 bytes, codec u8, content length u32, payload |
+//! | 2 | ops | part of a commit's operations: a `proto::wire::messages::Ops` |
+//! | 3 | commit | [`CommitBody`] |
+//! | 4 | checkpoint | [`CheckpointBody`] |
+//! | 5 | epoch | [`EpochBody`] |
+//! | 6 | tag | [`TagBody`] |
+//!
+//! An `ops` record means nothing by itself: the commit that seals it names it by its place.
+
+use bytes::Bytes;
+use prost::Message;
+use tidelock_proto::{
+    ChunkId, Epoch, PointId, VolumeName,
+    chunk::Codec,
+    point::Point,
+    wire::{self, messages},
+};
+
+use super::Place;
+
+/// The kinds, by their tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Content.
+    Chunk = 1,
+    /// A part of the operations of the commit that follows.
+    Ops = 2,
+    /// A recovery point.
+    Commit = 3,
+    /// The whole tree of a point.
+    Checkpoint = 4,
+    /// A promotion.
+    Epoch = 5,
+    /// A name for a point.
+    Tag = 6,
+}
+
+impl Kind {
+    /// The kind with this tag.
+    pub fn from_tag(tag: u8) -> Option<Self> {
+        [Self::Chunk, Self::Ops, Self::Commit, Self::Checkpoint, Self::Epoch, Self::Tag]
+            .into_iter()
+            .find(|kind| *kind as u8 == tag)
+    }
+}
+
+/// A chunk as it rests in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkEntry {
+    /// Whose it is.
+    pub tenant: String,
+    /// Its name.
+    pub id: ChunkId,
+    /// How the payload is stored.
+    pub codec: Codec,
+    /// Length of the content, in bytes.
+    pub len: u32,
+    /// The stored bytes.
+    pub payload: Bytes,
+}
+
+impl ChunkEntry {
+    /// What comes before the payload in the body.
+    pub fn encode_head(&self) -> Vec<u8> {
+        let tenant = self.tenant.as_bytes();
+        let mut head = Vec::with_capacity(tenant.len() + 38);
+        head.push(u8::try_from(tenant.len()).expect("a tenant's name has at most 63 bytes"));
+        head.extend_from_slice(tenant);
+        head.extend_from_slice(&self.id.0);
+        head.push(self.codec as u8);
+        head.extend_from_slice(&self.len.to_le_bytes());
+        head
+    }
+
+    /// Reads a body; `None` if it is none.
+    pub fn decode(mut body: Bytes) -> Option<Self> {
+        let tenant_len = usize::from(*body.first()?);
+        let head = 1 + tenant_len;
+        if body.len() < head + 37 {
+            return None;
+        }
+        let tenant = std::str::from_utf8(&body[1..head]).ok()?.to_owned();
+        let id = ChunkId::from_slice(&body[head..head + 32])?;
+        let codec = Codec::from_number(u32::from(body[head + 32]))?;
+        let len = u32::from_le_bytes(body[head + 33..head + 37].try_into().ok()?);
+        let payload = body.split_off(head + 37);
+        Some(Self { tenant, id, codec, len, payload })
+    }
+}
+
+/// Where a record is, as a message.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct PlaceMessage {
+    #[prost(uint32, tag = "1")]
+    pub segment: u32,
+    #[prost(fixed32, tag = "2")]
+    pub offset: u32,
+    #[prost(uint32, tag = "3")]
+    pub len: u32,
+}
+
+impl From<Place> for PlaceMessage {
+    fn from(place: Place) -> Self {
+        Self { segment: place.segment, offset: place.offset, len: place.len }
+    }
+}
+
+impl From<PlaceMessage> for Place {
+    fn from(place: PlaceMessage) -> Self {
+        Self { segment: place.segment, offset: place.offset, len: place.len }
+    }
+}
+
+/// A recovery point and how its tree differs from its parent's.
+#[derive(Clone, PartialEq, Message)]
+pub struct CommitBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<messages::Point>,
+    /// The operations as one `Ops` message, if there are few.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub ops: Bytes,
+    /// The `ops` records with the operations, in order, if there are many.
+    #[prost(message, repeated, tag = "4")]
+    pub parts: Vec<PlaceMessage>,
+    /// Length of all operations, encoded.
+    #[prost(uint64, tag = "5")]
+    pub ops_bytes: u64,
+}
+
+/// A tree as chunks.
+#[derive(Clone, PartialEq, Message)]
+pub struct CheckpointBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<messages::PointId>,
+    /// Ids of 32 bytes, one after the other: the tenant's chunks that hold the snapshot.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub chunks: Bytes,
+    /// Length of the snapshot.
+    #[prost(uint64, tag = "4")]
+    pub snapshot_bytes: u64,
+}
+
+/// The epoch of a volume was raised.
+#[derive(Clone, PartialEq, Message)]
+pub struct EpochBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// The point that the epoch builds on.
+    #[prost(message, optional, tag = "3")]
+    pub base: Option<messages::PointId>,
+}
+
+/// A point was given a name.
+#[derive(Clone, PartialEq, Message)]
+pub struct TagBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<messages::PointId>,
+    #[prost(string, tag = "3")]
+    pub tag: String,
+}
+
+/// What a record says to the index and the catalogue.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    /// A chunk is here.
+    Chunk { tenant: String, id: ChunkId },
+    /// A point is sealed here.
+    Commit { volume: VolumeName, point: Point, ops_bytes: u64 },
+    /// The tree of a point is listed here.
+    Checkpoint { volume: VolumeName, point: PointId, snapshot_bytes: u64 },
+    /// The epoch rises here.
+    Epoch { volume: VolumeName, epoch: Epoch, base: PointId },
+    /// A point has another name from here on.
+    Tag { volume: VolumeName, point: PointId, tag: String },
+    /// Nothing by itself.
+    Ops,
+}
+
+impl Fact {
+    /// The volume it is about.
+    pub fn volume(&self) -> Option<&VolumeName> {
+        match self {
+            Self::Commit { volume, .. }
+            | Self::Checkpoint { volume, .. }
+            | Self::Epoch { volume, .. }
+            | Self::Tag { volume, .. } => Some(volume),
+            Self::Chunk { .. } | Self::Ops => None,
+        }
+    }
+
+    /// Reads a record's body; `None` if the body does not make sense for its kind, or the kind is not known.
+    pub fn decode(tag: u8, body: Bytes) -> Option<Self> {
+        match Kind::from_tag(tag)? {
+            Kind::Chunk => {
+                let chunk = ChunkEntry::decode(body)?;
+                Some(Self::Chunk { tenant: chunk.tenant, id: chunk.id })
+            }
+            Kind::Ops => Some(Self::Ops),
+            Kind::Commit => {
+                let body = CommitBody::decode(body).ok()?;
+                let point = wire::point_from_wire(body.point?).ok()?;
+                Some(Self::Commit { volume: body.volume.parse().ok()?, point, ops_bytes: body.ops_bytes })
+            }
+            Kind::Checkpoint => {
+                let body = CheckpointBody::decode(body).ok()?;
+                let point = wire::point_id_from_wire(body.point).ok()?;
+                let volume = body.volume.parse().ok()?;
+                Some(Self::Checkpoint { volume, point, snapshot_bytes: body.snapshot_bytes })
+            }
+            Kind::Epoch => {
+                let body = EpochBody::decode(body).ok()?;
+                let base = wire::point_id_from_wire(body.base).ok()?;
+                Some(Self::Epoch { volume: body.volume.parse().ok()?, epoch: Epoch(body.epoch), base })
+            }
+            Kind::Tag => {
+                let body = TagBody::decode(body).ok()?;
+                let point = wire::point_id_from_wire(body.point).ok()?;
+                Some(Self::Tag { volume: body.volume.parse().ok()?, point, tag: body.tag })
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The appending end of the log.
+//!
+//! Space is reserved segment by segment, so that no append changes a file's length, and a record is on disk after
+//! one `fdatasync`. A segment is sealed (cut to its length and synced) before the next one gets its header, and the next one's
+//! header and name are synced before its first record: so only the last segment can ever be torn.
+//!
+//! After any error the state of the file is unknown, in particular after a failed `fdatasync` (the kernel may have dropped
+//! the pages): the caller must not use the writer again.
+
+use std::sync::Arc;
+
+use super::{
+    LogError, Mark, Place,
+    disk::{Disk, SegmentFile},
+    entry::Kind,
+    frame::{Frame, LOG_VERSION, RECORDS_START, SegmentHeader, stride},
+};
+use crate::limits;
+
+/// What does not change while a log is open.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// The store's identity, in every segment.
+    pub store: [u8; 16],
+    /// Size of a segment, in bytes.
+    pub segment_bytes: u64,
+    /// Gives every segment its salt.
+    pub salt: fn() -> u64,
+}
+
+/// The appending end.
+pub struct LogWriter {
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    open: Option<Open>,
+    /// Number of the newest segment, 0 before the first.
+    segment: u32,
+    /// The last record that was appended.
+    number: u64,
+    /// The last record that is durable.
+    durable: u64,
+}
+
+/// The segment that is being appended to.
+struct Open {
+    file: Arc<dyn SegmentFile>,
+    salt: u64,
+    /// Where the next record goes.
+    at: u64,
+    /// Records not yet handed to the file system; they end at `at`.
+    buffer: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Continues after the end that a scan has found. The rest of the segment is erased first: a stale record there, of
+    /// a torn group, must never be found behind a new one.
+    pub fn resume(disk: Arc<dyn Disk>, options: LogOptions, end: super::scan::End) -> Result<Self, LogError> {
+        let mut writer =
+            Self { disk, options, open: None, segment: end.segment, number: end.number, durable: end.number };
+        if let Some(header) = end.continues {
+            let file = writer.disk.open(end.segment).map_err(LogError::io("open", end.segment))?;
+            file.truncate(end.offset).map_err(LogError::io("cut", end.segment))?;
+            // What was found may have been read from memory and not be on disk yet; nothing may be offered before.
+            file.sync().map_err(LogError::io("sync", end.segment))?;
+            file.allocate(options.segment_bytes.max(end.offset))
+                .and_then(|()| file.sync())
+                .map_err(LogError::io("reserve", end.segment))?;
+            writer.open = Some(Open { file, salt: header.salt, at: end.offset, buffer: Vec::new() });
+        }
+        Ok(writer)
+    }
+
+    /// Appends a record whose body is given in parts. It is durable after the next [`LogWriter::sync`].
+    pub fn append(&mut self, kind: Kind, body: &[&[u8]]) -> Result<Place, LogError> {
+        let len: usize = body.iter().map(|part| part.len()).sum();
+        self.make_room(stride(len))?;
+        let frame = Frame::of(self.number + 1, self.durable, kind as u8, body);
+        let open = self.open.as_mut().expect("there is room");
+        let place = Place { segment: self.segment, offset: offset_32(open.at), len: frame.body_len };
+        let end = open.buffer.len() + frame.stride() as usize;
+        open.buffer.extend_from_slice(&frame.encode(open.salt));
+        body.iter().for_each(|part| open.buffer.extend_from_slice(part));
+        open.buffer.resize(end, 0);
+        open.at += frame.stride();
+        self.number += 1;
+        if end >= limits::WRITE_BUFFER_BYTES {
+            self.write_out()?;
+        }
+        Ok(place)
+    }
+
+    /// Makes every appended record durable.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        if self.durable == self.number {
+            return Ok(());
+        }
+        self.write_out()?;
+        if let Some(open) = &self.open {
+            open.file.sync().map_err(LogError::io("sync", self.segment))?;
+        }
+        self.durable = self.number;
+        Ok(())
+    }
+
+    /// The end of what was appended.
+    pub fn mark(&self) -> Mark {
+        let offset = self.open.as_ref().map_or(RECORDS_START, |open| open.at);
+        Mark { segment: self.segment, offset: offset_32(offset), number: self.number }
+    }
+
+    fn write_out(&mut self) -> Result<(), LogError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if open.buffer.is_empty() {
+            return Ok(());
+        }
+        let start = open.at - open.buffer.len() as u64;
+        open.file.write_at(&open.buffer, start).map_err(LogError::io("write to", self.segment))?;
+        open.buffer.clear();
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: u64) -> Result<(), LogError> {
+        let Some(open) = &self.open else { return self.begin_segment() };
+        // A record larger than a segment gets one of its own.
+        if open.at == RECORDS_START || open.at + bytes <= self.options.segment_bytes {
+            return Ok(());
+        }
+        self.write_out()?;
+        let open = self.open.take().expect("checked above");
+        open.file
+            .truncate(open.at)
+            .and_then(|()| open.file.sync())
+            .map_err(LogError::io("seal", self.segment))?;
+        self.durable = self.number;
+        self.begin_segment()
+    }
+
+    fn begin_segment(&mut self) -> Result<(), LogError> {
+        let segment = self.segment + 1;
+        let header = SegmentHeader {
+            version: LOG_VERSION,
+            segment,
+            store: self.options.store,
+            first: self.number + 1,
+            salt: (self.options.salt)(),
+        };
+        let file = self.disk.create(segment).map_err(LogError::io("create", segment))?;
+        file.allocate(self.options.segment_bytes).map_err(LogError::io("reserve", segment))?;
+        file.write_at(&header.encode(), 0)
+            .and_then(|()| file.sync())
+            .and_then(|()| self.disk.sync_names())
+            .map_err(LogError::io("begin", segment))?;
+        self.segment = segment;
+        self.open = Some(Open { file, salt: header.salt, at: RECORDS_START, buffer: Vec::new() });
+        Ok(())
+    }
+}
+
+fn offset_32(offset: u64) -> u32 {
+    u32::try_from(offset).expect("a segment is shorter than 4 GiB")
+}

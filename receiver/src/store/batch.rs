@@ -1,0 +1,151 @@
+//! What is written together, and the receipt for it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use prost::Message;
+use tidelock_proto::{
+    ChunkId, Epoch, PointId, VolumeName,
+    chunk::Codec,
+    point::Point,
+    wire::{self, messages},
+};
+use tokio::sync::oneshot;
+
+use super::StoreError;
+use crate::log::entry::ChunkEntry;
+
+/// One thing to be written.
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// A chunk. The caller has checked that the payload is what the id says.
+    Chunk(ChunkEntry),
+    /// A recovery point.
+    Commit(Commit),
+    /// The tree of a point as chunks of its tenant, which come before it.
+    Checkpoint {
+        /// The volume.
+        volume: VolumeName,
+        /// The point.
+        point: PointId,
+        /// The chunks, in order.
+        chunks: Vec<ChunkId>,
+        /// Length of the snapshot, in bytes.
+        snapshot_bytes: u64,
+    },
+    /// Raises the epoch of a volume, if it is still `expected`.
+    Epoch {
+        /// The volume.
+        volume: VolumeName,
+        /// What the epoch must be before.
+        expected: Epoch,
+        /// What it is afterwards; above `expected`.
+        epoch: Epoch,
+        /// The point that the new epoch builds on.
+        base: PointId,
+    },
+    /// Names a point.
+    Tag {
+        /// The volume.
+        volume: VolumeName,
+        /// The point.
+        point: PointId,
+        /// The name.
+        tag: String,
+    },
+}
+
+/// A recovery point to be written.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Whose.
+    pub volume: VolumeName,
+    /// The point; its tags are ignored, they are records of their own.
+    pub point: Point,
+    /// Its operations, in order: each part an encoded [`messages::Ops`], made by [`encode_ops`].
+    pub ops: Vec<Bytes>,
+}
+
+/// Encodes operations as a part of a [`Commit`].
+pub fn encode_ops(ops: messages::Ops) -> Bytes {
+    ops.encode_to_vec().into()
+}
+
+/// Encodes operations of the model as parts of a [`Commit`].
+pub fn encode_model_ops(ops: impl IntoIterator<Item = tidelock_proto::Op>) -> Vec<Bytes> {
+    wire::split_ops(ops).map(|ops| encode_ops(messages::Ops { ops })).collect()
+}
+
+/// Records that are written in order and become durable together.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    pub(crate) records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// A batch without records.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A batch of one.
+    pub fn of(record: Record) -> Self {
+        let mut batch = Self::new();
+        batch.push(record);
+        batch
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, record: Record) {
+        self.bytes += 128
+            + match &record {
+                Record::Chunk(chunk) => chunk.payload.len(),
+                Record::Commit(commit) => commit.ops.iter().map(Bytes::len).sum(),
+                Record::Checkpoint { chunks, .. } => chunks.len() * 32,
+                Record::Epoch { .. } | Record::Tag { .. } => 0,
+            };
+        self.records.push(record);
+    }
+
+    /// Adds a chunk. `len` is the length of its content.
+    pub fn push_chunk(&mut self, tenant: &str, id: ChunkId, codec: Codec, len: u32, payload: Bytes) {
+        self.push(Record::Chunk(ChunkEntry { tenant: tenant.to_owned(), id, codec, len, payload }));
+    }
+
+    /// About how many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has no records.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// Resolves when the batch is durable and visible, or will never be.
+///
+/// Receipts resolve in the order of the batches. One that is dropped loses the answer, not the batch.
+#[derive(Debug)]
+#[must_use = "a batch may be refused"]
+pub struct Receipt(pub(super) oneshot::Receiver<Result<(), StoreError>>);
+
+impl Receipt {
+    /// Waits for the answer on a thread that may block.
+    pub fn wait(self) -> Result<(), StoreError> {
+        super::block_on(self)
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<(), StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(StoreError::Closed)))
+    }
+}

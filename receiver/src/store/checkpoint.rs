@@ -1,0 +1,180 @@
+//! Checkpoints: so that no point is far from a tree that is stored whole.
+//!
+//! The thread here builds the tree from the log itself, as opening the point would: it never touches the trees of the
+//! sessions, takes no lock of theirs, and proves on the way that the point can be opened. The price is the memory of one
+//! more tree while it works, and its time; one volume at a time, and only when a checkpoint is no dearer than what it
+//! saves ([`limits::CHECKPOINT_REPLAY_BYTES`]).
+//!
+//! The snapshot's bytes are cut by FastCDC and written as chunks of the tenant, so what did not change since the last
+//! checkpoint is already there. They are the concatenation of one-operation `Ops` messages, which is itself an `Ops`
+//! message: no other framing, so an inserted operation moves no boundary behind it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use fastcdc::v2020::FastCDC;
+use parking_lot::{Condvar, Mutex};
+use prost::Message;
+use tidelock_proto::{
+    ChunkId, ChunkKey, Op, PointId, Tree, VolumeName,
+    chunk::Codec,
+    limits as model,
+    wire::{encode_op, messages},
+};
+
+use super::{Batch, Record, Shared, StoreError};
+use crate::limits;
+
+/// Volumes that want a checkpoint.
+#[derive(Default)]
+pub(super) struct Wanted {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// For every volume the point, and whether it is asked for by itself: the base of a promotion.
+    volumes: BTreeMap<VolumeName, (PointId, bool)>,
+    closed: bool,
+}
+
+impl Wanted {
+    /// The volume's newest point is far from its last checkpoint.
+    pub(super) fn want(&self, volume: VolumeName, point: PointId) {
+        let mut state = self.state.lock();
+        let wanted = state.volumes.entry(volume).or_insert((point, false));
+        if !wanted.1 {
+            wanted.0 = point;
+        }
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// A new epoch builds on this point.
+    pub(super) fn want_base(&self, volume: VolumeName, point: PointId) {
+        self.state.lock().volumes.insert(volume, (point, true));
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.arrived.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    fn take(&self) -> Option<(VolumeName, PointId, bool)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some((volume, (point, base))) = state.volumes.pop_first() {
+                return Some((volume, point, base));
+            }
+            self.arrived.wait(&mut state);
+        }
+    }
+}
+
+/// The checkpoint thread, until closed.
+pub(super) fn run(shared: &Arc<Shared>) {
+    while let Some((volume, point, base)) = shared.checkpoints.take() {
+        let wanted = shared.volumes.read().get(&volume).is_some_and(|info| base || info.wants_checkpoint());
+        if !wanted {
+            continue;
+        }
+        match write(shared, &volume, point) {
+            Ok(chunks) => tracing::debug!(%volume, %point, chunks, "checkpoint written"),
+            Err(StoreError::Closed | StoreError::Poisoned(_)) => return,
+            Err(error) => tracing::error!(%volume, %point, %error, "checkpoint not written"),
+        }
+    }
+}
+
+/// Writes a checkpoint of a point, unless there is one; the answer is how many chunks it added.
+pub(super) fn write(shared: &Shared, volume: &VolumeName, point: PointId) -> Result<usize, StoreError> {
+    let newest = shared.checkpoint_before(volume, point, &Default::default())?;
+    if newest.is_some_and(|(id, _)| id == point) {
+        return Ok(0);
+    }
+    let tree = shared.tree_at(volume, point)?;
+    let mut writer = Cut {
+        shared,
+        tenant: volume.tenant(),
+        key: ChunkKey::of_tenant(volume.tenant()),
+        chunks: Vec::new(),
+        batch: Batch::new(),
+        bytes: 0,
+        added: 0,
+    };
+    writer.cut(&tree)?;
+    let Cut { chunks, mut batch, bytes: snapshot_bytes, added, .. } = writer;
+    batch.push(Record::Checkpoint { volume: volume.clone(), point, chunks, snapshot_bytes });
+    shared.inbox.push(batch, None).wait()?;
+    Ok(added)
+}
+
+/// A snapshot being cut.
+struct Cut<'a> {
+    shared: &'a Shared,
+    tenant: &'a str,
+    key: ChunkKey,
+    chunks: Vec<ChunkId>,
+    batch: Batch,
+    bytes: u64,
+    added: usize,
+}
+
+impl Cut<'_> {
+    fn cut(&mut self, tree: &Tree) -> Result<(), StoreError> {
+        let mut buffer = Vec::with_capacity(3 * model::CHUNK_MAX_BYTES);
+        for op in tree.snapshot() {
+            encode(&op, &mut buffer);
+            if buffer.len() >= 2 * model::CHUNK_MAX_BYTES {
+                let cut = first_cut(&buffer);
+                self.add(&buffer[..cut])?;
+                buffer.drain(..cut);
+            }
+        }
+        while !buffer.is_empty() {
+            let cut = first_cut(&buffer);
+            self.add(&buffer[..cut])?;
+            buffer.drain(..cut);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, content: &[u8]) -> Result<(), StoreError> {
+        let id = self.key.id(content);
+        self.chunks.push(id);
+        self.bytes += content.len() as u64;
+        if self.shared.has_chunk_or_pending(self.tenant, id)? {
+            return Ok(());
+        }
+        let (codec, payload) = match zstd::bulk::compress(content, 1) {
+            Ok(small) if small.len() < content.len() => (Codec::Zstd, small),
+            _ => (Codec::Raw, content.to_vec()),
+        };
+        self.batch.push_chunk(self.tenant, id, codec, content.len() as u32, payload.into());
+        self.added += 1;
+        if self.batch.bytes() >= limits::CHECKPOINT_WINDOW_BYTES {
+            if self.shared.checkpoints.is_closed() {
+                return Err(StoreError::Closed);
+            }
+            self.shared.inbox.push(std::mem::take(&mut self.batch), None).wait()?;
+        }
+        Ok(())
+    }
+}
+
+fn encode(op: &Op, buffer: &mut Vec<u8>) {
+    messages::Ops { ops: vec![encode_op(op)] }.encode(buffer).expect("a vector grows");
+}
+
+fn first_cut(buffer: &[u8]) -> usize {
+    let max = model::CHUNK_MAX_BYTES;
+    FastCDC::new(buffer, max / 16, max / 4, max).next().map_or(buffer.len(), |chunk| chunk.length)
+}

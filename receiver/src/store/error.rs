@@ -1,0 +1,145 @@
+//! What can go wrong with a store.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use thiserror::Error;
+use tidelock_proto::{
+    ChunkId, Epoch, PointId, VolumeName, chunk::ChunkError, tree::TreeError, wire::WireError,
+};
+
+use crate::{
+    index::KvError,
+    log::{Damage, LogError},
+};
+
+/// Why a store does not do what it was asked. Cheap to clone: one failed `fdatasync` is told to everybody who waited for it.
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error(
+        "store {} is in use by another receiver (pid {pid}); stop that one, or talk to it instead of opening its store",
+        dir.display()
+    )]
+    Locked {
+        /// The store.
+        dir: PathBuf,
+        /// Who has it, as the lock file says.
+        pid: String,
+    },
+    /// The directory cannot be used.
+    #[error("store {}: {what}: {source}", dir.display())]
+    Dir {
+        /// The store.
+        dir: PathBuf,
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The log said no.
+    #[error("log: {0}")]
+    Log(#[from] LogError),
+    /// The index said no.
+    #[error(transparent)]
+    Index(#[from] KvError),
+    /// An earlier write failed; what is on disk is not known until the store is opened again.
+    #[error(
+        "the store takes no writes since one failed ({0}); restart the receiver once the cause is removed"
+    )]
+    Poisoned(Arc<StoreError>),
+    /// The store was closed before the batch was written.
+    #[error("the store is closed")]
+    Closed,
+    /// No such volume.
+    #[error("volume {0} does not exist")]
+    NoSuchVolume(VolumeName),
+    /// The volume has no such point.
+    #[error("volume {0} has no point {1}")]
+    NoSuchPoint(VolumeName, PointId),
+    /// The tenant has no such chunk.
+    #[error("chunk {0} is not in the store")]
+    NoSuchChunk(ChunkId),
+    /// The writer's epoch has passed.
+    #[error("volume {volume} was promoted: its epoch is {epoch}")]
+    Fenced {
+        /// The volume.
+        volume: VolumeName,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// The epoch is not the one that was expected.
+    #[error("volume {volume} is at epoch {current}, not {expected}: somebody else promoted it")]
+    EpochMoved {
+        /// The volume.
+        volume: VolumeName,
+        /// What was expected.
+        expected: Epoch,
+        /// What it is.
+        current: Epoch,
+    },
+    /// A commit that does not follow the last one.
+    #[error("point {point} of {volume} does not follow: expected {expected} on {parent:?}")]
+    OutOfOrder {
+        /// The volume.
+        volume: VolumeName,
+        /// What came.
+        point: PointId,
+        /// What had to come.
+        expected: PointId,
+        /// On which parent.
+        parent: Option<PointId>,
+    },
+    /// A limit of the store or the model is passed.
+    #[error("{0} beyond the limit")]
+    Limit(&'static str),
+    /// What is asked for rests on bytes that are damaged.
+    #[error("volume {volume}, point {point}: {cause}")]
+    Damaged {
+        /// The volume.
+        volume: VolumeName,
+        /// The point that cannot be had.
+        point: PointId,
+        /// Why.
+        cause: Cause,
+    },
+    /// A chunk's record is there, its content is not what it should be.
+    #[error("chunk {0}: {1}")]
+    BadChunk(ChunkId, ChunkError),
+}
+
+/// Why a point's tree cannot be had.
+#[derive(Debug, Clone, Error)]
+pub enum Cause {
+    /// The log is damaged there.
+    #[error(transparent)]
+    Log(Damage),
+    /// A point it builds on is not in the log.
+    #[error("point {0}, which it builds on, is missing")]
+    Missing(PointId),
+    /// A commit or a checkpoint does not read as one.
+    #[error("{0} does not read as what it should be")]
+    Unreadable(&'static str),
+    /// Its operations do not read as such.
+    #[error("its operations are malformed: {0}")]
+    Ops(#[from] WireError),
+    /// Its operations do not fit its parent's tree.
+    #[error("its operations do not apply: {0}")]
+    Tree(#[from] TreeError),
+    /// The tree is another one than was committed.
+    #[error("the tree built from the log has another digest than the one that was committed")]
+    Digest,
+    /// A chunk of its checkpoint is not there or not whole.
+    #[error("chunk {0} of its checkpoint is not readable")]
+    Chunk(ChunkId),
+}
+
+impl StoreError {
+    /// Whether bytes on disk are not what was written there.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::BadChunk(..) | Self::Log(LogError::Damaged(_)))
+    }
+
+    pub(crate) fn dir(dir: &std::path::Path, what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Dir { dir: dir.to_owned(), what, source: Arc::new(source) }
+    }
+}

@@ -1,0 +1,220 @@
+//! Opening: from whatever the last run left to a store that is whole.
+//!
+//! 1. Take the lock.
+//! 2. Open the index; its mark says up to where it covers the log.
+//! 3. Read the log from there, or from its beginning if there is no mark or the log ends before it.
+//! 4. Remove a segment that was being created, cut off a torn tail, sync.
+//! 5. Put what was read into the index, and only now offer it.
+//!
+//! Step 4 comes before 5 because after a crash of the process alone, records may be readable that are not on disk yet.
+
+use std::{path::Path, sync::Arc};
+
+use parking_lot::RwLock;
+use tidelock_proto::point::Point;
+use tokio::sync::Semaphore;
+
+use super::{
+    Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, inbox::Inbox,
+    lock::StoreLock, writer::Writer,
+};
+use crate::{
+    catalogue::{Catalogue, decode_point},
+    index::{Index, Put, Table, key},
+    limits,
+    log::{
+        Damage, DamageKind, LogError, Mark,
+        disk::{DirDisk, Disk},
+        entry::Fact,
+        frame::{RECORDS_START, SegmentHeader},
+        reader::LogReader,
+        scan::{Found, Outcome, scan},
+        writer::{LogOptions, LogWriter},
+    },
+};
+
+pub(super) fn open(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+    std::fs::create_dir_all(dir).map_err(StoreError::dir(dir, "cannot be created"))?;
+    let lock = StoreLock::take(dir)?;
+    let disk = DirDisk::open(&dir.join("log")).map_err(StoreError::dir(dir, "cannot open its log"))?;
+    open_on(Arc::new(disk), dir, options, lock)
+}
+
+/// Opens a store whose log is on any kind of disk; the index and the lock are in `dir`.
+pub(super) fn open_on(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    options: StoreOptions,
+    lock: StoreLock,
+) -> Result<Store, StoreError> {
+    let store = store_id(&*disk)?.unwrap_or_else(rand::random);
+    let cache_bytes = options.index_cache_bytes;
+    let index_dir = dir.join("index");
+    let (mut index, mut mark) = Index::open(&index_dir, store, cache_bytes)?;
+    let mut opened = Opened::default();
+    // A log that ends before the index does has lost something; what is left is read as a whole.
+    let mut known = known_durable(&index, mark)?;
+    if let Some(found) = mark.filter(|mark| !reaches(&*disk, *mark)) {
+        tracing::error!(segment = found.segment, "log ends before the index does");
+        drop(index);
+        index = Index::create(&index_dir, store, cache_bytes)?;
+        mark = None;
+    }
+    let volumes = match mark {
+        Some(_) => Catalogue::load(index.range(&[key::VOLUME], &[key::VOLUME + 1], false, usize::MAX)?),
+        None => Some(Catalogue::default()),
+    };
+    let mut replay = Replay {
+        index: &index,
+        volumes: volumes.unwrap_or_default(),
+        puts: Vec::new(),
+        nonsense: Vec::new(),
+        records: 0,
+        failed: None,
+    };
+    known = known.max(mark.map_or(0, |mark| mark.number));
+    let outcome = scan(&*disk, store, mark, known, &mut |found| replay.handle(&found))?;
+    let writer = resume(&disk, store, &options, &outcome)?;
+    replay.finish(writer.mark())?;
+    opened.torn = outcome.torn || outcome.unborn.is_some();
+    opened.rebuilt = mark.is_none() && replay.records > 0;
+    opened.replayed = replay.records;
+    opened.damaged = outcome.damaged + replay.nonsense.len() as u64;
+    opened.damage = outcome.damage;
+    opened.damage.append(&mut replay.nonsense);
+    for damage in &opened.damage {
+        tracing::error!(%damage, "log is damaged");
+    }
+    let volumes = replay.volumes;
+    Ok(start(disk, index, volumes, writer, options, opened, lock))
+}
+
+/// The number of the newest record that the index has heard of. It hears only of durable ones.
+fn known_durable(index: &Index, mark: Option<Mark>) -> Result<u64, StoreError> {
+    let volumes = index.range(&[key::VOLUME], &[key::VOLUME + 1], false, usize::MAX)?;
+    let volumes = Catalogue::load(volumes).unwrap_or_default();
+    let newest = volumes.iter().map(|(_, info)| info.as_of).max().unwrap_or(0);
+    Ok(newest.max(mark.map_or(0, |mark| mark.number)))
+}
+
+/// The identity in the first segment whose header can be read.
+fn store_id(disk: &dyn Disk) -> Result<Option<[u8; 16]>, StoreError> {
+    let mut segments = disk.list().map_err(LogError::io("list", 0))?;
+    segments.sort_unstable();
+    for segment in segments {
+        let file = disk.open(segment).map_err(LogError::io("open", segment))?;
+        let mut page = vec![0; RECORDS_START as usize];
+        let header = file.read_at(&mut page, 0).ok().and_then(|()| SegmentHeader::decode(&page));
+        if let Some(header) = header {
+            return Ok(Some(header.store));
+        }
+    }
+    Ok(None)
+}
+
+fn reaches(disk: &dyn Disk, mark: Mark) -> bool {
+    disk.open(mark.segment).and_then(|file| file.len()).is_ok_and(|len| len >= u64::from(mark.offset))
+}
+
+fn resume(
+    disk: &Arc<dyn Disk>,
+    store: [u8; 16],
+    options: &StoreOptions,
+    outcome: &Outcome,
+) -> Result<LogWriter, StoreError> {
+    if let Some(unborn) = outcome.unborn {
+        disk.remove(unborn).and_then(|()| disk.sync_names()).map_err(LogError::io("remove", unborn))?;
+    }
+    let range = limits::SEGMENT_BYTES_RANGE;
+    let segment_bytes = options.segment_bytes.clamp(*range.start(), *range.end());
+    let options = LogOptions { store, segment_bytes, salt: rand::random };
+    Ok(LogWriter::resume(disk.clone(), options, outcome.end)?)
+}
+
+fn start(
+    disk: Arc<dyn Disk>,
+    index: Index,
+    volumes: Catalogue,
+    writer: LogWriter,
+    options: StoreOptions,
+    opened: Opened,
+    lock: StoreLock,
+) -> Store {
+    let shared = Arc::new(Shared {
+        inbox: Inbox::default(),
+        index,
+        log: LogReader::new(disk),
+        volumes: RwLock::new(volumes.clone()),
+        checkpoints: checkpoint::Wanted::default(),
+    });
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        Some(thread.expect("the system can start a thread"))
+    };
+    let writer = Writer::new(shared.clone(), writer, volumes);
+    let (for_index, for_checkpoints) = (shared.clone(), shared.clone());
+    let threads = Threads {
+        writer: spawn("store-writer", Box::new(move || writer.run())),
+        checkpoints: spawn("store-checkpoint", Box::new(move || checkpoint::run(&for_checkpoints))),
+        index: spawn("store-index", Box::new(move || for_index.index.run())),
+    };
+    let queue_kib = u32::try_from(options.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
+    let room = Arc::new(Semaphore::new(queue_kib as usize));
+    Store(Arc::new(Inner { shared, room, queue_kib, opened, threads, _lock: lock }))
+}
+
+/// Takes records of the log into the index and the volumes.
+struct Replay<'a> {
+    index: &'a Index,
+    volumes: Catalogue,
+    puts: Vec<Put>,
+    nonsense: Vec<Damage>,
+    records: u64,
+    failed: Option<StoreError>,
+}
+
+impl Replay<'_> {
+    fn handle(&mut self, found: &Found) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.records += 1;
+        if let Err(error) = self.take_in(found) {
+            self.failed = Some(error);
+        }
+    }
+
+    fn take_in(&mut self, found: &Found) -> Result<(), StoreError> {
+        let Some(fact) = Fact::decode(found.kind, found.body.clone()) else {
+            let (segment, offset) = (found.place.segment, u64::from(found.place.offset));
+            self.nonsense.push(Damage { segment, offset, what: DamageKind::Nonsense(found.number) });
+            return Ok(());
+        };
+        let base = match &fact {
+            Fact::Epoch { volume, base, .. } => {
+                self.flush(None)?;
+                let value = self.index.get(Table::Catalogue, &key::point(key::POINT, volume, *base))?;
+                value.and_then(|value| decode_point(&value)).map(|(_, point): (_, Point)| point)
+            }
+            _ => None,
+        };
+        self.volumes.apply(found.number, &fact, found.place, base, &mut self.puts);
+        if self.puts.len() >= limits::INDEX_RECENT_ENTRIES / 2 {
+            self.flush(None)?;
+        }
+        Ok(())
+    }
+
+    /// Writes into the index what was read so far. It has no mark before the whole log is read.
+    fn flush(&mut self, mark: Option<Mark>) -> Result<(), StoreError> {
+        self.index.load(std::mem::take(&mut self.puts), mark)?;
+        Ok(())
+    }
+
+    fn finish(&mut self, mark: Mark) -> Result<(), StoreError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        self.flush(Some(mark))
+    }
+}

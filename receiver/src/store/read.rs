@@ -1,0 +1,331 @@
+//! Points, trees and chunks: everything a store is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Buf, Bytes, BytesMut};
+use prost::Message;
+use tidelock_proto::{
+    ChunkId, ChunkKey, Epoch, PointId, Seq, Tree, VolumeName,
+    chunk::{self, Codec},
+    point::Point,
+    wire::{self, messages},
+};
+
+use super::{Cause, Shared, StoreError};
+use crate::{
+    catalogue::{decode_place, decode_point},
+    index::{Table, key},
+    log::{
+        LogError, Place,
+        entry::{CheckpointBody, ChunkEntry, CommitBody, Kind},
+    },
+};
+
+/// A chunk as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredChunk {
+    /// How the payload is stored.
+    pub codec: Codec,
+    /// Length of the content, in bytes.
+    pub len: u32,
+    /// The stored bytes.
+    pub payload: Bytes,
+}
+
+/// Points fetched from the index at once.
+const PAGE: usize = 4096;
+
+/// How a tree is built: from a checkpoint or from nothing, by these commits, oldest first.
+struct Plan {
+    checkpoint: Option<(PointId, Place)>,
+    commits: Vec<(PointId, Place)>,
+}
+
+impl Shared {
+    pub(super) fn find_point(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+    ) -> Result<Option<(Place, Point)>, StoreError> {
+        let value = self.index.get(Table::Catalogue, &key::point(key::POINT, volume, id))?;
+        value
+            .map(|value| decode_point(&value).ok_or_else(|| unreadable(volume, id, "index entry")))
+            .transpose()
+    }
+
+    /// The point, or why there is none.
+    pub(super) fn point(&self, volume: &VolumeName, id: PointId) -> Result<(Place, Point), StoreError> {
+        let found = self.find_point(volume, id)?;
+        if found.is_none() && self.volumes.read().get(volume).is_none() {
+            return Err(StoreError::NoSuchVolume(volume.clone()));
+        }
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let after = key::point(key::POINT, volume, PointId::new(id.epoch, id.seq.next()));
+        let end = key::point(key::POINT, volume, PointId::new(id.epoch.next(), Seq(0)));
+        // Numbers have no gaps: where there is a later one, this one was there.
+        if id.seq.0 > 0 && !self.index.range(&after, &end, false, 1)?.is_empty() {
+            return Err(damaged(volume, id, Cause::Missing(id)));
+        }
+        Err(StoreError::NoSuchPoint(volume.clone(), id))
+    }
+
+    /// The points from `first` to `last`, both included: the newest `limit` of them, oldest first, with their tags.
+    pub(super) fn points(
+        &self,
+        volume: &VolumeName,
+        first: PointId,
+        last: PointId,
+        limit: usize,
+    ) -> Result<Vec<Point>, StoreError> {
+        if self.volumes.read().get(volume).is_none() {
+            return Err(StoreError::NoSuchVolume(volume.clone()));
+        }
+        let (from, to) = (key::point(key::POINT, volume, first), end_key(key::POINT, volume, last));
+        let mut points = Vec::new();
+        for (entry, value) in self.index.range(&from, &to, true, limit)?.iter().rev() {
+            let id = key::read_point(entry).map_or_else(PointId::default, |(id, _)| id);
+            points.push(decode_point(value).ok_or_else(|| unreadable(volume, id, "index entry"))?.1);
+        }
+        if let (Some(oldest), Some(newest)) = (points.first(), points.last()) {
+            let mut tags = self.tags(volume, oldest.id, newest.id)?;
+            for point in &mut points {
+                point.tags = tags.remove(&point.id).unwrap_or_default();
+            }
+        }
+        Ok(points)
+    }
+
+    /// The tags of the points from `first` to `last`, both included.
+    pub(super) fn tags(
+        &self,
+        volume: &VolumeName,
+        first: PointId,
+        last: PointId,
+    ) -> Result<BTreeMap<PointId, Vec<String>>, StoreError> {
+        let (from, to) = (key::point(key::TAG, volume, first), end_key(key::TAG, volume, last));
+        let mut tags: BTreeMap<PointId, Vec<String>> = BTreeMap::new();
+        for (entry, _) in self.index.range(&from, &to, false, usize::MAX)? {
+            if let Some((id, tag)) = key::read_point(&entry) {
+                tags.entry(id).or_default().push(String::from_utf8_lossy(tag).into_owned());
+            }
+        }
+        Ok(tags)
+    }
+
+    /// The tree of a point: the nearest checkpoint that can be read, and the commits after it.
+    pub(super) fn tree_at(&self, volume: &VolumeName, id: PointId) -> Result<Tree, StoreError> {
+        let (_, point) = self.point(volume, id)?;
+        let mut unusable = BTreeSet::new();
+        loop {
+            let plan = self.plan(volume, &point, &unusable)?;
+            let mut tree = match plan.checkpoint {
+                None => Tree::new(),
+                Some((at, place)) => match self.load_checkpoint(volume, at, place) {
+                    Ok(tree) => tree,
+                    Err(error) if error.is_damage() => {
+                        tracing::error!(%volume, point = %at, %error, "checkpoint is damaged; replaying from an older one");
+                        unusable.insert(at);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            for (at, place) in plan.commits {
+                self.replay(volume, at, place, &mut tree).map_err(|error| self.blame(error, volume, id))?;
+            }
+            if tree.digest() != point.cut.digest {
+                return Err(damaged(volume, id, Cause::Digest));
+            }
+            return Ok(tree);
+        }
+    }
+
+    /// Walks from the point back to a checkpoint or the volume's beginning, epoch by epoch.
+    fn plan(
+        &self,
+        volume: &VolumeName,
+        point: &Point,
+        unusable: &BTreeSet<PointId>,
+    ) -> Result<Plan, StoreError> {
+        let mut at = point.id;
+        let mut commits = Vec::new();
+        let checkpoint = loop {
+            let checkpoint = self.checkpoint_before(volume, at, unusable)?;
+            let first = checkpoint.map_or(Seq(1), |(id, _)| id.seq.next());
+            let parent = self.commits_back(volume, at, first, point.id, &mut commits)?;
+            match (checkpoint, parent) {
+                (Some(checkpoint), _) => break Some(checkpoint),
+                (None, None) => break None,
+                (None, Some(parent)) => at = parent,
+            }
+        };
+        commits.reverse();
+        Ok(Plan { checkpoint, commits })
+    }
+
+    /// Adds the commits from `last` back to number `first` of its epoch; the answer is the parent of the last one added.
+    fn commits_back(
+        &self,
+        volume: &VolumeName,
+        last: PointId,
+        first: Seq,
+        wanted: PointId,
+        commits: &mut Vec<(PointId, Place)>,
+    ) -> Result<Option<PointId>, StoreError> {
+        let from = key::point(key::POINT, volume, PointId::new(last.epoch, first));
+        let mut next = last.seq;
+        let mut parent = None;
+        while next >= first && next.0 > 0 {
+            let to = end_key(key::POINT, volume, PointId::new(last.epoch, next));
+            let page = self.index.range(&from, &to, true, PAGE)?;
+            let missing = || damaged(volume, wanted, Cause::Missing(PointId::new(last.epoch, next)));
+            if page.is_empty() {
+                return Err(missing());
+            }
+            for (_, value) in page {
+                let id = PointId::new(last.epoch, next);
+                let (place, point) =
+                    decode_point(&value).ok_or_else(|| unreadable(volume, id, "index entry"))?;
+                if point.id != id {
+                    return Err(damaged(volume, wanted, Cause::Missing(id)));
+                }
+                commits.push((id, place));
+                parent = point.parent;
+                next = Seq(next.0 - 1);
+            }
+        }
+        Ok(parent)
+    }
+
+    /// The newest checkpoint of the point's epoch at or before it.
+    pub(super) fn checkpoint_before(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+        unusable: &BTreeSet<PointId>,
+    ) -> Result<Option<(PointId, Place)>, StoreError> {
+        let from = key::point(key::CHECKPOINT, volume, PointId::new(id.epoch, Seq(0)));
+        let to = end_key(key::CHECKPOINT, volume, id);
+        for (entry, value) in self.index.range(&from, &to, true, 1 + unusable.len())? {
+            let read = key::read_point(&entry).zip(decode_place(&value));
+            if let Some(((id, _), place)) = read.filter(|((id, _), _)| !unusable.contains(id)) {
+                return Ok(Some((id, place)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn load_checkpoint(&self, volume: &VolumeName, id: PointId, place: Place) -> Result<Tree, StoreError> {
+        let (_, point) = self.point(volume, id)?;
+        let body = self.log.read(place, Kind::Checkpoint)?;
+        let body = CheckpointBody::decode(body).map_err(|_| unreadable(volume, id, "checkpoint"))?;
+        let mut tree = Tree::new();
+        let mut bytes = BytesMut::new();
+        for chunk in body.chunks.chunks(32) {
+            let chunk = ChunkId::from_slice(chunk).ok_or_else(|| unreadable(volume, id, "checkpoint"))?;
+            let content = self
+                .read_content(volume.tenant(), chunk)
+                .map_err(|_| damaged(volume, id, Cause::Chunk(chunk)))?;
+            bytes.extend_from_slice(&content);
+            apply_delimited(&mut bytes, &mut tree).map_err(|cause| damaged(volume, id, cause))?;
+        }
+        if !bytes.is_empty() {
+            return Err(unreadable(volume, id, "checkpoint"));
+        }
+        tree.seal().map_err(|error| damaged(volume, id, error.into()))?;
+        if tree.digest() == point.cut.digest { Ok(tree) } else { Err(damaged(volume, id, Cause::Digest)) }
+    }
+
+    /// Applies one commit of the log.
+    fn replay(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+        place: Place,
+        tree: &mut Tree,
+    ) -> Result<(), StoreError> {
+        let body = CommitBody::decode(self.log.read(place, Kind::Commit)?)
+            .map_err(|_| unreadable(volume, id, "commit"))?;
+        let apply =
+            |part: Bytes, tree: &mut Tree| apply_ops(part, tree).map_err(|cause| damaged(volume, id, cause));
+        if !body.ops.is_empty() {
+            apply(body.ops, tree)?;
+        }
+        for part in body.parts {
+            apply(self.log.read(part.into(), Kind::Ops)?, tree)?;
+        }
+        tree.seal().map(drop).map_err(|error| damaged(volume, id, error.into()))
+    }
+
+    /// Damage below a point is told as damage of the point.
+    fn blame(&self, error: StoreError, volume: &VolumeName, point: PointId) -> StoreError {
+        match error {
+            StoreError::Log(LogError::Damaged(damage)) => damaged(volume, point, Cause::Log(damage)),
+            StoreError::Damaged { cause, .. } => damaged(volume, point, cause),
+            other => other,
+        }
+    }
+
+    pub(super) fn read_chunk(&self, tenant: &str, id: ChunkId) -> Result<StoredChunk, StoreError> {
+        let value = self.index.get(Table::Chunks, &key::chunk(tenant, &id))?;
+        let value = value.ok_or(StoreError::NoSuchChunk(id))?;
+        let place = decode_place(&value).ok_or(StoreError::NoSuchChunk(id))?;
+        let entry = ChunkEntry::decode(self.log.read(place, Kind::Chunk)?)
+            .filter(|entry| entry.id == id && entry.tenant == tenant)
+            .ok_or(StoreError::BadChunk(id, chunk::ChunkError::Id(id)))?;
+        Ok(StoredChunk { codec: entry.codec, len: entry.len, payload: entry.payload })
+    }
+
+    pub(super) fn read_content(&self, tenant: &str, id: ChunkId) -> Result<Bytes, StoreError> {
+        let stored = self.read_chunk(tenant, id)?;
+        let key = ChunkKey::of_tenant(tenant);
+        match chunk::open_checked(&key, id, stored.codec, stored.len as usize, &stored.payload) {
+            Ok(std::borrow::Cow::Owned(content)) => Ok(content.into()),
+            Ok(std::borrow::Cow::Borrowed(_)) => Ok(stored.payload),
+            Err(error) => Err(StoreError::BadChunk(id, error)),
+        }
+    }
+}
+
+fn apply_ops(part: Bytes, tree: &mut Tree) -> Result<(), Cause> {
+    let ops = messages::Ops::decode(part).map_err(|_| Cause::Unreadable("a part of its operations"))?;
+    for op in wire::decode_ops(ops.ops)? {
+        tree.apply(&op)?;
+    }
+    Ok(())
+}
+
+/// Applies the operations at the front that are whole, and leaves the rest.
+fn apply_delimited(bytes: &mut BytesMut, tree: &mut Tree) -> Result<(), Cause> {
+    let mut whole = 0;
+    while let Some(len) = first_op_len(&bytes[whole..]) {
+        whole += len;
+    }
+    apply_ops(bytes.split_to(whole).freeze(), tree)
+}
+
+/// Length of the first field of an `Ops` message with its tag and length, if all of it is there.
+fn first_op_len(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes;
+    prost::encoding::decode_key(&mut rest).ok()?;
+    let len = usize::try_from(prost::encoding::decode_varint(&mut rest).ok()?).ok()?;
+    (rest.remaining() >= len).then(|| bytes.len() - rest.len() + len)
+}
+
+fn end_key(space: u8, volume: &VolumeName, last: PointId) -> Vec<u8> {
+    let after = match last.seq.0.checked_add(1) {
+        Some(seq) => PointId::new(last.epoch, Seq(seq)),
+        None => PointId::new(Epoch(last.epoch.0.saturating_add(1)), Seq(0)),
+    };
+    key::point(space, volume, after)
+}
+
+fn damaged(volume: &VolumeName, point: PointId, cause: Cause) -> StoreError {
+    StoreError::Damaged { volume: volume.clone(), point, cause }
+}
+
+fn unreadable(volume: &VolumeName, point: PointId, what: &'static str) -> StoreError {
+    damaged(volume, point, Cause::Unreadable(what))
+}

@@ -1,0 +1,128 @@
+//! A source of commits that remembers the tree of every point it made.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tidelock_proto::{
+    ChunkKey, Epoch, FileId, Op, PointId, Seq, Tree, VolumeName,
+    chunk::Codec,
+    point::{Consistency, Cut, Point},
+    tree::{ChunkRef, Kind, Meta, Name, Piece},
+};
+
+use crate::store::{Batch, Commit, Record, Store, encode_model_ops};
+
+pub(super) fn volume(name: &str) -> VolumeName {
+    name.parse().expect("a valid name")
+}
+
+/// Makes commits of one volume.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) volume: VolumeName,
+    /// The tree after the newest commit.
+    pub(super) tree: Tree,
+    pub(super) points: BTreeMap<PointId, Tree>,
+    last: Option<PointId>,
+    epoch: Epoch,
+    rng: StdRng,
+}
+
+impl Source {
+    pub(super) fn new(volume: VolumeName, seed: u64) -> Self {
+        Self {
+            volume,
+            tree: Tree::new(),
+            points: BTreeMap::new(),
+            last: None,
+            epoch: Epoch::FIRST,
+            rng: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Goes on in another epoch from an earlier point.
+    pub(super) fn branch(&mut self, epoch: Epoch, base: PointId) {
+        self.tree = self.points[&base].clone();
+        self.last = Some(base);
+        self.epoch = epoch;
+    }
+
+    pub(super) fn next_id(&self) -> PointId {
+        match self.last.filter(|last| last.epoch == self.epoch) {
+            Some(last) => PointId::new(self.epoch, last.seq.next()),
+            None => PointId::new(self.epoch, Seq(1)),
+        }
+    }
+
+    /// A commit with its chunks: a new file, or a write into one that is there.
+    pub(super) fn commit(&mut self) -> Batch {
+        let writes = self.rng.random_range(1..4);
+        self.commit_of(writes)
+    }
+
+    /// A commit of this many writes.
+    pub(super) fn commit_of(&mut self, writes: usize) -> Batch {
+        let mut batch = Batch::new();
+        let mut ops = Vec::new();
+        if self.last.is_none() {
+            ops.push(Op::Create { id: FileId::ROOT, kind: Kind::Directory, meta: Meta::default() });
+        }
+        let mut next = self.tree.next_id().max(FileId(2));
+        for _ in 0..writes {
+            let file = if next > FileId(2) && self.rng.random_bool(0.6) {
+                FileId(self.rng.random_range(2..next.0))
+            } else {
+                let name = Name::new(format!("file {}", next.0).as_bytes()).expect("a valid name");
+                ops.push(Op::Create { id: next, kind: Kind::File, meta: Meta::default() });
+                ops.push(Op::Link { dir: FileId::ROOT, name, id: next });
+                next = FileId(next.0 + 1);
+                FileId(next.0 - 1)
+            };
+            let mut content = vec![0; self.rng.random_range(1..6000)];
+            self.rng.fill(&mut content[..]);
+            let id = ChunkKey::of_tenant(self.volume.tenant()).id(&content);
+            let len = content.len();
+            batch.push_chunk(self.volume.tenant(), id, Codec::Raw, len as u32, Bytes::from(content));
+            let pieces = vec![Piece { len: len as u64, chunk: Some(ChunkRef { id, at: 0 }) }];
+            ops.push(Op::Write { id: file, offset: self.rng.random_range(0..40) * 4096, pieces });
+        }
+        for op in &ops {
+            self.tree.apply(op).expect("the source makes valid operations");
+        }
+        self.tree.seal().expect("the source makes trees");
+        let id = self.next_id();
+        let cut = Cut {
+            time_ns: id.seq.0 * 1_000_000,
+            consistency: Consistency::Crash,
+            tracker: "exact".to_owned(),
+            conditions: Vec::new(),
+            rounds: 1,
+            digest: self.tree.digest(),
+        };
+        let point = Point { id, parent: self.last, cut, received_ns: id.seq.0, tags: Vec::new() };
+        batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops: encode_model_ops(ops) }));
+        self.last = Some(id);
+        self.points.insert(id, self.tree.clone());
+        batch
+    }
+
+    /// Every point that was made is there, in order, with its tree.
+    pub(super) fn check_all(&self, store: &Store) {
+        let ids: Vec<_> =
+            store.points(&self.volume, None).expect("points").iter().map(|point| point.id).collect();
+        assert_eq!(ids, self.points.keys().copied().collect::<Vec<_>>());
+        self.points.keys().for_each(|id| self.check(store, *id));
+    }
+
+    /// The point has the tree that was committed, and the content of every chunk in it.
+    pub(super) fn check(&self, store: &Store, id: PointId) {
+        let tree = store.tree_at(&self.volume, id).expect("the point opens");
+        assert!(tree == self.points[&id], "point {id} of {} has another tree", self.volume);
+        for (_, inode) in tree.iter() {
+            for (_, extent) in inode.extents().into_iter().flat_map(|extents| extents.iter()) {
+                store.read_content(self.volume.tenant(), extent.chunk.id).expect("the chunk is there");
+            }
+        }
+    }
+}

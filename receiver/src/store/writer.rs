@@ -1,0 +1,278 @@
+//! The one thread that writes.
+//!
+//! ```text
+//! take everything waiting → check and append each record → one fdatasync → index → volumes → receipts
+//! ```
+//! There is no timer: while one `fdatasync` runs, the next group gathers behind it. An idle store writes and syncs the
+//! moment a batch arrives; a busy one shares each `fdatasync` among all who wait. Answers, refusals included, wait for the
+//! `fdatasync` of their group, because a refusal may rest on a record that is only written.
+//!
+//! A refused record (a lower epoch, a gap) ends its batch: commits before it stand, what follows it is refused with it.
+//! Only its chunks are written regardless, because others may already count on them. After an error of the disk the writer
+//! answers everything with [`StoreError::Poisoned`] until the store is opened again.
+
+use std::{collections::HashMap, sync::Arc};
+
+use prost::Message;
+use tidelock_proto::{PointId, VolumeName, limits as model, point::Point, wire};
+
+use super::{
+    Shared, StoreError,
+    batch::{Batch, Commit, Record},
+    inbox::{Waiting, chunk_keys},
+};
+use crate::{
+    catalogue::Catalogue,
+    index::Put,
+    limits,
+    log::{
+        Place,
+        entry::{CheckpointBody, CommitBody, EpochBody, Fact, Kind, TagBody},
+        writer::LogWriter,
+    },
+};
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    log: LogWriter,
+    /// What the volumes will be once everything appended is durable.
+    ahead: Catalogue,
+    group: Group,
+}
+
+/// What was appended since the last `fdatasync`.
+#[derive(Default)]
+struct Group {
+    puts: Vec<Put>,
+    touched: Vec<VolumeName>,
+    points: HashMap<(VolumeName, PointId), Point>,
+    bases: Vec<(VolumeName, PointId)>,
+}
+
+/// Why a record was not appended.
+enum Refused {
+    /// The record cannot be; the store is fine.
+    Record(StoreError),
+    /// The disk failed.
+    Disk(StoreError),
+}
+
+impl<E: Into<StoreError>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self::Disk(error.into())
+    }
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, log: LogWriter, volumes: Catalogue) -> Self {
+        Self { shared, log, ahead: volumes, group: Group::default() }
+    }
+
+    /// Writes until the inbox is closed and empty, or the disk fails.
+    pub(super) fn run(mut self) {
+        while let Some(taken) = self.shared.inbox.take(limits::GROUP_BYTES) {
+            match self.write_group(&taken) {
+                Ok(answers) => {
+                    for (waiting, answer) in taken.into_iter().zip(answers) {
+                        drop(waiting.room);
+                        let _ = waiting.reply.send(answer);
+                    }
+                }
+                Err(error) => return self.poison(error, taken),
+            }
+        }
+    }
+
+    fn poison(&self, error: StoreError, taken: Vec<Waiting>) {
+        tracing::error!(%error, "store takes no more writes until it is reopened");
+        let poison = StoreError::Poisoned(Arc::new(error));
+        let queued = self.shared.inbox.poison(poison.clone());
+        for waiting in taken.into_iter().chain(queued) {
+            let _ = waiting.reply.send(Err(poison.clone()));
+        }
+    }
+
+    /// Writes a group and makes it durable; the answer to each batch, or why the disk failed.
+    fn write_group(&mut self, taken: &[Waiting]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        let mut answers = Vec::with_capacity(taken.len());
+        for waiting in taken {
+            answers.push(match self.append(&waiting.batch) {
+                Ok(()) => Ok(()),
+                Err(Refused::Record(error)) => Err(error),
+                Err(Refused::Disk(error)) => return Err(error),
+            });
+        }
+        self.settle(taken)?;
+        Ok(answers)
+    }
+
+    /// Makes the group durable, and only then visible.
+    fn settle(&mut self, taken: &[Waiting]) -> Result<(), StoreError> {
+        self.log.sync()?;
+        let group = std::mem::take(&mut self.group);
+        self.shared.index.put(group.puts, self.log.mark())?;
+        {
+            let mut volumes = self.shared.volumes.write();
+            for volume in &group.touched {
+                if let Some(info) = self.ahead.get(volume) {
+                    volumes.set(volume.clone(), info.clone());
+                }
+            }
+        }
+        self.shared.inbox.settle(taken.iter().flat_map(|waiting| chunk_keys(&waiting.batch)));
+        for volume in group.touched {
+            if let Some(info) = self.ahead.get(&volume).filter(|info| info.wants_checkpoint()) {
+                self.shared.checkpoints.want(volume, info.last.id);
+            }
+        }
+        for (volume, base) in group.bases {
+            self.shared.checkpoints.want_base(volume, base);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<(), Refused> {
+        let mut refused = None;
+        for record in &batch.records {
+            if refused.is_some() && !matches!(record, Record::Chunk(_)) {
+                continue;
+            }
+            match self.append_record(record) {
+                Err(Refused::Record(error)) => refused = Some(error),
+                other => other?,
+            }
+        }
+        refused.map_or(Ok(()), |error| Err(Refused::Record(error)))
+    }
+
+    fn append_record(&mut self, record: &Record) -> Result<(), Refused> {
+        match record {
+            Record::Chunk(chunk) => {
+                let head = chunk.encode_head();
+                fits(head.len() + chunk.payload.len(), "chunk")?;
+                let place = self.log.append(Kind::Chunk, &[&head, &chunk.payload])?;
+                self.apply(&Fact::Chunk { tenant: chunk.tenant.clone(), id: chunk.id }, place, None);
+            }
+            Record::Commit(commit) => self.append_commit(commit)?,
+            Record::Checkpoint { volume, point, chunks, snapshot_bytes } => {
+                self.existing(volume, *point)?;
+                let body = CheckpointBody {
+                    volume: volume.to_string(),
+                    point: Some(wire::point_id_to_wire(*point)),
+                    chunks: chunks.iter().flat_map(|id| id.0).collect::<Vec<u8>>().into(),
+                    snapshot_bytes: *snapshot_bytes,
+                };
+                let fact = Fact::Checkpoint {
+                    volume: volume.clone(),
+                    point: *point,
+                    snapshot_bytes: *snapshot_bytes,
+                };
+                self.append_fact(Kind::Checkpoint, &body, &fact, None)?;
+            }
+            Record::Epoch { volume, expected, epoch, base } => {
+                self.ahead.check_epoch(volume, *expected, *epoch).map_err(Refused::Record)?;
+                let point = self.existing(volume, *base)?;
+                let body = EpochBody {
+                    volume: volume.to_string(),
+                    epoch: epoch.0,
+                    base: Some(wire::point_id_to_wire(*base)),
+                };
+                let fact = Fact::Epoch { volume: volume.clone(), epoch: *epoch, base: *base };
+                self.append_fact(Kind::Epoch, &body, &fact, Some(point))?;
+                self.group.bases.push((volume.clone(), *base));
+            }
+            Record::Tag { volume, point, tag } => {
+                self.existing(volume, *point)?;
+                self.check_tag(volume, *point, tag)?;
+                let body = TagBody {
+                    volume: volume.to_string(),
+                    point: Some(wire::point_id_to_wire(*point)),
+                    tag: tag.clone(),
+                };
+                let fact = Fact::Tag { volume: volume.clone(), point: *point, tag: tag.clone() };
+                self.append_fact(Kind::Tag, &body, &fact, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append_commit(&mut self, commit: &Commit) -> Result<(), Refused> {
+        let Commit { volume, point, ops } = commit;
+        self.ahead.check_commit(volume, point).map_err(Refused::Record)?;
+        let point = Point { tags: Vec::new(), ..point.clone() };
+        let mut body = CommitBody {
+            volume: volume.to_string(),
+            point: Some(wire::point_to_wire(&point)),
+            ops_bytes: ops.iter().map(|part| part.len() as u64).sum(),
+            ..CommitBody::default()
+        };
+        match ops.as_slice() {
+            [] => {}
+            [one] if one.len() <= limits::INLINE_OPS_MAX_BYTES => body.ops = one.clone(),
+            parts => {
+                parts.iter().try_for_each(|part| fits(part.len(), "part of a commit's operations"))?;
+                for part in parts {
+                    body.parts.push(self.log.append(Kind::Ops, &[part])?.into());
+                }
+            }
+        }
+        let fact = Fact::Commit { volume: volume.clone(), point: point.clone(), ops_bytes: body.ops_bytes };
+        self.append_fact(Kind::Commit, &body, &fact, None)?;
+        self.group.points.insert((volume.clone(), point.id), point);
+        Ok(())
+    }
+
+    fn append_fact(
+        &mut self,
+        kind: Kind,
+        body: &impl Message,
+        fact: &Fact,
+        base: Option<Point>,
+    ) -> Result<(), Refused> {
+        let body = body.encode_to_vec();
+        fits(body.len(), "record")?;
+        let place = self.log.append(kind, &[&body])?;
+        self.apply(fact, place, base);
+        Ok(())
+    }
+
+    fn apply(&mut self, fact: &Fact, place: Place, base: Option<Point>) {
+        let number = self.log.mark().number;
+        self.ahead.apply(number, fact, place, base, &mut self.group.puts);
+        if let Some(volume) = fact.volume()
+            && !self.group.touched.contains(volume)
+        {
+            self.group.touched.push(volume.clone());
+        }
+    }
+
+    /// A point that is in the store, or was appended in this group.
+    fn existing(&self, volume: &VolumeName, id: PointId) -> Result<Point, Refused> {
+        if self.ahead.get(volume).is_none() {
+            return Err(Refused::Record(StoreError::NoSuchVolume(volume.clone())));
+        }
+        if let Some(point) = self.group.points.get(&(volume.clone(), id)) {
+            return Ok(point.clone());
+        }
+        match self.shared.find_point(volume, id)? {
+            Some((_, point)) => Ok(point),
+            None => Err(Refused::Record(StoreError::NoSuchPoint(volume.clone(), id))),
+        }
+    }
+
+    fn check_tag(&self, volume: &VolumeName, point: PointId, tag: &str) -> Result<(), Refused> {
+        if tag.is_empty() || tag.len() > model::TAG_MAX_BYTES {
+            return Err(Refused::Record(StoreError::Limit("length of a tag")));
+        }
+        let tags = self.shared.tags(volume, point, point)?;
+        let tags = tags.get(&point).map_or(&[][..], Vec::as_slice);
+        if tags.len() >= model::TAGS_MAX && !tags.iter().any(|known| known == tag) {
+            return Err(Refused::Record(StoreError::Limit("tags of a point")));
+        }
+        Ok(())
+    }
+}
+
+fn fits(bytes: usize, what: &'static str) -> Result<(), Refused> {
+    if bytes <= limits::RECORD_MAX_BYTES { Ok(()) } else { Err(Refused::Record(StoreError::Limit(what))) }
+}
