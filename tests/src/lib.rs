@@ -4,7 +4,9 @@
 //! every process on the way out. Nothing a test starts outlives it, not even when the test itself is killed.
 
 pub mod acks;
+pub mod compare;
 pub mod http;
+pub mod menagerie;
 pub mod model;
 pub mod mount;
 pub mod needs;
