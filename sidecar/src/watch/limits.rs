@@ -12,6 +12,8 @@ pub struct WatchLimits {
     pub mapped_inodes: usize,
     /// Threads whose last write is remembered, to tell pages dirtied by `write` from those dirtied by a mapping.
     pub writing_threads: usize,
+    /// Inodes remembered as written with direct I/O. When full, every direct read counts as a write.
+    pub direct_inodes: usize,
     /// Bytes read from inotify at once.
     pub inotify_buffer_bytes: usize,
 }
@@ -26,6 +28,7 @@ impl Default for WatchLimits {
             ring_bytes_per_cpu: 4 * 1024 * 1024,
             mapped_inodes: 64 * 1024,
             writing_threads: 16 * 1024,
+            direct_inodes: 16 * 1024,
             inotify_buffer_bytes: 64 * 1024,
         }
     }

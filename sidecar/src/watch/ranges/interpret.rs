@@ -49,9 +49,6 @@ pub(super) enum Stores {
 /// Passes over the rings in one drain, at most. Each is needed only if the one before left something in doubt.
 pub(super) const PASSES_MAX: usize = 4;
 
-/// Inodes remembered as written with direct I/O; beyond that, every completion counts as a write.
-const DIRECT_INODES: usize = 16 * 1024;
-
 /// Everything remembered between drains.
 pub(super) struct Interpreter {
     folios: Folios,
@@ -63,6 +60,7 @@ pub(super) struct Interpreter {
     mapped: HashMap<u64, u64>,
     mapped_max: usize,
     direct: HashSet<u64>,
+    direct_max: usize,
     direct_overflowed: bool,
     writes: Vec<(u32, Write)>,
     doubts: Vec<Fact>,
@@ -96,6 +94,7 @@ impl Interpreter {
             mapped: HashMap::new(),
             mapped_max: limits.mapped_inodes,
             direct: HashSet::new(),
+            direct_max: limits.direct_inodes,
             direct_overflowed: false,
             writes: Vec::new(),
             doubts: Vec::new(),
@@ -217,7 +216,7 @@ impl Interpreter {
     }
 
     fn remember_direct(&mut self, inode: u64) {
-        if self.direct.len() >= DIRECT_INODES {
+        if self.direct.len() >= self.direct_max {
             self.direct_overflowed = true;
         } else {
             self.direct.insert(inode);

@@ -1,4 +1,75 @@
 //! Exact byte ranges of every inode of one filesystem, from kernel tracepoints.
+//!
+//! One `perf_event_open` per tracepoint and CPU, for all processes, filtered in the kernel by device; all events of a
+//! CPU share one ring. It needs CAP_PERFMON (and CAP_IPC_LOCK for rings beyond `kernel.perf_event_mlock_kb`), and a
+//! readable tracefs.
+//!
+//! # What is promised
+//! When a system call that changed a file has returned, its event is in a ring: a tracepoint fires in the calling thread
+//! (direct I/O: before its completion is made known), and the kernel publishes the record before it goes on. A drain
+//! that begins afterwards finds it. inotify's event for the same change is queued last of all, so draining inotify first
+//! means that a file that "changed" is told where by the same drain.
+//!
+//! # Path → event → effect
+//! *before*: the change may not be visible yet; whoever reads must first pass through the lock named. *after*: it is.
+//! Read from the sources of Linux 6.18, and tried on it, path by path, in `watch/tests/paths.rs`.
+//!
+//! | path | ext4 | xfs |
+//! | --- | --- | --- |
+//! | `write`, append, splice, `copy_file_range`, io_uring | `ext4_da_write_end`, `ext4_write_end`, `ext4_journalled_write_end`: once per folio; after the copy, *before* a new size; inode lock, and the folio's | `xfs_file_buffered_write`: once per call, *before* the copy; iolock, exclusive |
+//! | direct write | `iomap_dio_complete`: *after*, size included (`iomap_iter` tells writes from reads) | the same |
+//! | store through a mapping | `writeback_dirty_folio`: *before* the store, under the folio's lock, which is held until the page is writable | `xfs_write_fault`, `writeback_dirty_folio`: the same |
+//! | truncate, shrinking | `ext4_truncate_enter`: *after* the size, before blocks go; inode lock | `xfs_setattr`: *before*; iolock, exclusive; partial block: `iomap_zero_iter` |
+//! | truncate, growing | **none**: only inotify, *after* | `xfs_setattr`: *before*; iolock, exclusive |
+//! | `fallocate`, extending | `ext4_fallocate_enter`: *before*; inode lock | `xfs_alloc_file_space`, `xfs_setattr`: *before*; iolock, exclusive |
+//! | punch a hole | `ext4_punch_hole`: *before*; inode lock | `xfs_bunmap` (whole blocks), `iomap_zero_iter` (edges): *before*; iolock, exclusive |
+//! | zero a range | `ext4_zero_range`: *before*; inode lock | as for a hole |
+//! | collapse, insert | `ext4_collapse_range`, `ext4_insert_range`: all from the offset on; *before*; inode lock | `xfs_collapse_file_space`, `xfs_insert_file_space`: the whole file; *before*; iolock, exclusive |
+//! | reflink, deduplicate | – | `xfs_reflink_remap_range`: *before*; both iolocks, exclusive |
+//! | exchange ranges | – | `xfs_exchrange_mappings`, `xfs_swap_extent_before`: *before*; both iolocks, exclusive |
+//! | metadata: mode, owner, xattrs, links, names | inotify, *after* | inotify, *after* |
+//!
+//! A size that grew changes all bytes from the old size on, whether or not a range says so.
+//!
+//! # Stores through a mapping
+//! A store raises no event of its own. What the kernel reports is that a clean folio becomes dirty, once; until the folio
+//! has been written back, further stores to it are silent. So for a mapped inode the reader must write the folio back
+//! *before* it reads (`sync_file_range` with all three flags). Write-back removes the write permission of every mapping
+//! of the whole folio: a store either came before that and is read, or faults again and makes the folio dirty again,
+//! which is a new event. The same holds if the kernel wrote the folio back in the meantime.
+//!
+//! The event names only the folio's first page; a folio may be up to a huge page large. So the whole span that a folio
+//! beginning there can have is reported, and every page that one silent store could have reached is covered.
+//!
+//! Doing this for every file would write back what the application does not want written. So an inode counts as mapped
+//! only from the first sign of it, and until then events of dirtied folios are dropped if a `write` explains them:
+//!
+//! - xfs has an event for every store that faults.
+//! - On ext4 the signs are a page fault on the file (`mm_filemap_fault`, `mm_filemap_map_pages`: every page that becomes
+//!   accessible through a mapping passes one of them; a huge page mapped read-only does not, but a store to it is split
+//!   into small ones, which do), or a dirtied folio that no write of the same thread explains.
+//!
+//! At that moment some folios may be dirty from writes, and stored to already. Therefore the transition, [`Event::Mapped`],
+//! asks for the whole file to be written back and verified. Before it nothing was stored; all that was stored up to the
+//! write-back is verified; after it every folio that becomes dirty is reported. Nothing in between is missed for good.
+//!
+//! ## What remains
+//! - Pages that were dirty, and mapped, before the source was opened: the first read of each file must write it back
+//!   first. Then the argument above holds for it from that read on.
+//! - ext4: a mapping made before the source was opened, which never faults on a page that was absent, whose folio a
+//!   `write` made dirty, and which is then stored to: seen when the folio, once clean, is next stored to without a write
+//!   of the same thread explaining it. Likewise for all mappings on kernels before 6.12, which lack the page fault
+//!   events ([`RangeSource::sees_mappings`]). The scrub finds these.
+//! - ext4, needlessly: where a file grows from within a block by `ftruncate` or a write further on, the zeroing of that
+//!   block's rest looks like a store. So do reading through a mapping, and a name clash with an inode of another
+//!   partition of the same disk. The price is one verification, and write-backs from then on.
+//! - ext4 before 6.14 raises its `fallocate` events before it takes the inode lock, so passing through the lock does not
+//!   prove the effect. inotify's event follows it there.
+//! - Persistent memory (DAX) and `data=journal` are refused.
+//!
+//! # Loss
+//! A full ring drops events; [`ring`] says how that is noticed even if no further event comes. A CPU that comes online
+//! is noticed within a second, and counts as a loss.
 
 mod coalesce;
 mod device;

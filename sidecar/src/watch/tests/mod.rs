@@ -1,5 +1,6 @@
 //! The watcher on real filesystems.
 
+mod measure;
 mod names;
 mod overflow;
 mod paths;
