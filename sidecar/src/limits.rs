@@ -42,3 +42,10 @@ pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(30);
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between attempts to connect, before jitter.
 pub const BACKOFF_MAX: Duration = Duration::from_millis(2500);
+/// How long a finished session waits for the receiver to finish its side.
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+// Watching over it.
+
+/// Connections to the local HTTP port at once.
+pub const HTTP_CONNECTIONS_MAX: usize = 32;

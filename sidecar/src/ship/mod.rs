@@ -4,19 +4,23 @@
 //! cutter ──Outbox──▶ Session ──poll_transmit──▶ driver ──▶ QUIC
 //!        ◀──events──         ◀──handle_frame───        ◀──
 //! ```
-//! [`Session`] holds all decisions and no clock or socket; the connection is a loop around it; [`Outbox`] is the cutter's handle.
+//! [`Session`] holds all decisions and no clock or socket; [`run`] is a loop around it; [`Outbox`] is the cutter's handle.
 //! Memory is bounded by the window: chunks until they are acknowledged, operations until their commit is.
 
 mod chunks;
+mod driver;
 mod events;
 mod frame;
 mod outbox;
 mod records;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use thiserror::Error;
 use tidelock_proto::{tree::TreeError, wire::WireError};
 
+pub use driver::{ShipConfig, run};
 pub use events::{AgreedTree, ShipEvent};
 pub use frame::Frame;
 pub use outbox::{Outbox, ShipEnd, outbox};

@@ -27,9 +27,8 @@ pub struct Outbox {
     shared: Arc<Shared>,
 }
 
-/// The other end, for the connection.
+/// The other end, for [`super::run`].
 pub struct ShipEnd {
-    #[expect(dead_code, reason = "the connection takes it from here")]
     pub(super) shared: Arc<Shared>,
 }
 
@@ -106,24 +105,23 @@ impl Outbox {
     }
 
     fn give(&self, wake: bool, give: impl FnOnce(&mut Session)) {
-        if self.shared.with(give, |session| wake || session.unsent_bytes() >= limits::WAKE_BYTES) {
+        let wake = self.shared.with(|session| {
+            give(session);
+            wake || session.unsent_bytes() >= limits::WAKE_BYTES
+        });
+        if wake {
             self.shared.wake.notify_one();
         }
     }
 }
 
 impl Shared {
-    /// Changes the session, wakes the cutter if that made an event, and returns what `then` sees.
-    pub(super) fn with<T>(
-        &self,
-        change: impl FnOnce(&mut Session),
-        then: impl FnOnce(&mut Session) -> T,
-    ) -> T {
+    /// Does something with the session, and wakes the cutter if that made an event.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Session) -> T) -> T {
         let mut session = self.session.lock();
-        let had = session.has_events();
-        change(&mut session);
-        let result = then(&mut session);
-        let wake = session.has_events() && !had;
+        let had_events = session.has_events();
+        let result = work(&mut session);
+        let wake = session.has_events() && !had_events;
         drop(session);
         if wake {
             // It can only fail when the counter is at its end, and then the cutter is being woken.

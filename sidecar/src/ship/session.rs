@@ -524,6 +524,11 @@ impl Session {
         self.end.as_ref()
     }
 
+    /// Whether both sides have agreed on a tree and changes flow.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
     /// The newest point that became durable through this process, and the time of its cut in nanoseconds since 1970.
     pub fn durable(&self) -> Option<(PointId, u64)> {
         self.durable
