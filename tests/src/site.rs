@@ -27,8 +27,13 @@ pub const VOLUME: &str = "acme/data";
 /// A temporary directory that the database's user may pass through.
 pub fn scratch() -> TempDir {
     let dir = tempfile::Builder::new().prefix("tidelock-").tempdir().expect("temporary directory");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let_others_pass(dir.path());
     dir
+}
+
+/// Lets every user into a directory of ours.
+pub fn let_others_pass(dir: &Path) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is ours");
 }
 
 /// The built binary: `TIDELOCK_BIN`, or `release/tidelock` of the target directory this test was built in.
@@ -177,8 +182,13 @@ impl Site {
 
     /// Restores a point of [`VOLUME`] into the new directory `to`.
     pub fn restore(&self, receiver: &Receiver, at: &str, to: &Path) -> Value {
+        self.restore_volume(receiver, VOLUME, at, to)
+    }
+
+    /// Restores a point of a volume into the new directory `to`.
+    pub fn restore_volume(&self, receiver: &Receiver, volume: &str, at: &str, to: &Path) -> Value {
         let to = to.to_str().expect("test paths are UTF-8");
-        self.operator(receiver, &["restore", VOLUME, "--at", at, "--to", to])
+        self.operator(receiver, &["restore", volume, "--at", at, "--to", to])
     }
 
     /// Restores a point straight from the store; the receiver must not run.
@@ -275,7 +285,7 @@ impl SidecarPlan<'_> {
 
     fn spawn(&self) -> (Process, PathBuf, PathBuf) {
         let (port_file, log) = self.site.files("sidecar");
-        let acks = self.site.path("acks");
+        let acks = self.site.path(&format!("{}.acks", self.volume.replace('/', "-")));
         let identity = self.identity.clone().unwrap_or_else(|| self.site.sidecar_identity(&self.volume));
         let volume = format!("{}={}", self.volume, self.dir.display());
         let epoch = self.epoch.to_string();

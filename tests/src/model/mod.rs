@@ -7,9 +7,17 @@
 mod edit;
 mod names;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use crate::{
+    compare::{Leave, compare_leaving},
+    process::run,
+};
 
 /// The trees stay small enough to be compared often.
 const FILES_MAX: usize = 300;
@@ -30,6 +38,7 @@ pub struct Mutator {
     rng: StdRng,
     files: Vec<PathBuf>,
     dirs: Vec<PathBuf>,
+    tried: u64,
     done: u64,
 }
 
@@ -37,10 +46,22 @@ impl Mutator {
     /// Works beneath `root`, which must exist.
     pub fn new(root: &Path, seed: u64, powers: Powers) -> Self {
         let rng = StdRng::seed_from_u64(seed);
-        let mut mutator =
-            Self { root: root.to_owned(), powers, rng, files: Vec::new(), dirs: Vec::new(), done: 0 };
+        let mut mutator = Self {
+            root: root.to_owned(),
+            powers,
+            rng,
+            files: Vec::new(),
+            dirs: Vec::new(),
+            tried: 0,
+            done: 0,
+        };
         mutator.look();
         mutator
+    }
+
+    /// Operations tried so far.
+    pub fn tried(&self) -> u64 {
+        self.tried
     }
 
     /// Operations that succeeded so far.
@@ -54,6 +75,7 @@ impl Mutator {
             if step % 16 == 0 {
                 self.look();
             }
+            self.tried += 1;
             if self.step().is_ok() {
                 self.done += 1;
             }
@@ -121,6 +143,18 @@ impl Mutator {
         let dir = self.dir();
         dir.join(names::random(&mut self.rng))
     }
+}
+
+/// All differences of two trees but for where their holes are: whether reserved space counts as a hole changes when the
+/// kernel writes a page back, without any change to the file.
+pub fn differences(expected: &Path, found: &Path) -> Vec<String> {
+    let leave = Leave { holes: true, ..Leave::default() };
+    compare_leaving(&leave, expected, found).expect("both trees can be read")
+}
+
+/// Copies a tree at rest with all that is known of it: an oracle for later.
+pub fn copy_tree(from: &Path, to: &Path) {
+    run(Command::new("cp").args(["-a", "--sparse=auto"]).arg(from).arg(to));
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ impl Pg {
     }
 
     /// Gives a path to the user the server runs as, if that is not us.
-    fn own(&self, path: &Path) {
+    pub fn own(&self, path: &Path) {
         if let Some((uid, gid)) = database_user() {
             chown(path, Some(uid), Some(gid)).expect("root can give files away");
         }

@@ -8,9 +8,11 @@
 
 pub mod check;
 mod read;
+mod tree;
 mod write;
 
 pub use read::{Directory, Source, counters};
+pub use tree::InTree;
 pub use write::{Done, Writer, read_log};
 
 /// How a counter is written.

@@ -9,6 +9,8 @@ use std::{
 };
 
 use tidelock_tests::{
+    model::{Mutator, Powers, copy_tree, differences},
+    mount::{Format, Mount},
     needs::{self, Need},
     pg::{
         Beat, Heartbeat, Load, Pg,
@@ -92,4 +94,23 @@ fn zero_pages(file: &Path, pages: Range<u64>) {
 
 fn remove(file: &Path) {
     fs::remove_file(file).expect("it was there");
+}
+
+#[test]
+fn a_copy_at_rest_of_the_model_is_equal_and_one_more_operation_shows() {
+    if !needs::met(&[Need::Root, Need::Program("mkfs.ext4"), Need::Program("mkfs.xfs")]) {
+        return;
+    }
+    let dir = scratch();
+    for format in [Format::Ext4, Format::Xfs] {
+        let mount = Mount::new(&dir.path().join(format!("{format:?}")), format, 1024);
+        let (volume, copy) = (mount.path().join("volume"), dir.path().join(format!("{format:?}-copy")));
+        fs::create_dir(&volume).expect("new");
+        let mut mutator = Mutator::new(&volume, 3, Powers { mmap: true, root: true });
+        mutator.run(3000);
+        copy_tree(&volume, &copy);
+        assert_eq!(differences(&volume, &copy), Vec::<String>::new());
+        mutator.run(20);
+        assert_ne!(differences(&volume, &copy), Vec::<String>::new());
+    }
 }
