@@ -1,1 +1,22 @@
+//! What an operator does: look at volumes and points, restore one, promote one.
+//!
+//! The same functions work on a running receiver and on the store of one that is gone ([`Access`]). They block, print
+//! nothing, and report what they did as types that serialise; progress goes to a callback ([`Event`]).
 
+mod access;
+mod at;
+mod error;
+pub mod limits;
+mod promote;
+mod report;
+mod restore;
+mod select;
+#[cfg(test)]
+mod tests;
+
+pub use access::Access;
+pub use at::{At, AtError};
+pub use error::FailoverError;
+pub use promote::{PromoteOptions, PromoteReport, Recovery, promote};
+pub use report::{PointReport, VolumeReport, points, status};
+pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};

@@ -9,7 +9,11 @@ use rustix::{
 };
 use tidelock_proto::{FileId, tree::Name};
 
-use super::{Result, Run, error::ReconcileError};
+use super::{
+    Result, Run,
+    beneath::{Dir, Root},
+    error::ReconcileError,
+};
 use crate::limits;
 
 /// Its name.
@@ -65,36 +69,35 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
 
-    /// Without leave to overwrite the directory must be empty, or unfinished with the same label.
-    pub(super) fn check_vacant(&self) -> Result<()> {
-        let dir = self.root.dir(Vec::new())?;
-        let names = dir.list()?;
-        if names.iter().any(|name| name == NAME.as_bytes()) {
-            let holds = self.label_there()?;
-            if holds == self.options.label.as_bytes() {
-                return Ok(());
-            }
-            let holds = String::from_utf8_lossy(&holds).into_owned();
-            return Err(ReconcileError::Unfinished { path: self.root.full(b""), holds });
+/// Without leave to overwrite the directory must be empty, or unfinished with the same label.
+pub(super) fn check_vacant(root: &Root, mounted: bool, label: &str) -> Result<()> {
+    let dir = root.dir(Vec::new())?;
+    let names = dir.list()?;
+    if names.iter().any(|name| name == NAME.as_bytes()) {
+        let holds = label_there(root, &dir)?;
+        if holds == label.as_bytes() {
+            return Ok(());
         }
-        let foreign = |name: &Vec<u8>| self.mounted && name == b"lost+found";
-        if names.iter().all(foreign) { Ok(()) } else { Err(ReconcileError::NotEmpty(self.root.full(b""))) }
+        let holds = String::from_utf8_lossy(&holds).into_owned();
+        return Err(ReconcileError::Unfinished { path: root.full(b""), holds });
     }
+    let foreign = |name: &Vec<u8>| mounted && name == b"lost+found";
+    if names.iter().all(foreign) { Ok(()) } else { Err(ReconcileError::NotEmpty(root.full(b""))) }
+}
 
-    fn label_there(&self) -> Result<Vec<u8>> {
-        let dir = self.root.dir(Vec::new())?;
-        let place = dir.place(NAME.as_bytes());
-        if !place.stat()?.as_ref().is_some_and(is_plain_file) {
-            return Err(ReconcileError::NotEmpty(self.root.full(b"")));
-        }
-        let fd = place.open(OFlags::RDONLY)?;
-        let mut label = vec![0; limits::RECONCILE_LABEL_MAX_BYTES];
-        let len = retry(|| rustix::io::pread(&fd, &mut label, 0))
-            .map_err(|errno| ReconcileError::io("read", place.full(), errno))?;
-        label.truncate(len);
-        Ok(label)
+fn label_there(root: &Root, dir: &Dir<'_>) -> Result<Vec<u8>> {
+    let place = dir.place(NAME.as_bytes());
+    if !place.stat()?.as_ref().is_some_and(is_plain_file) {
+        return Err(ReconcileError::NotEmpty(root.full(b"")));
     }
+    let fd = place.open(OFlags::RDONLY)?;
+    let mut label = vec![0; limits::RECONCILE_LABEL_MAX_BYTES];
+    let len = retry(|| rustix::io::pread(&fd, &mut label, 0))
+        .map_err(|errno| ReconcileError::io("read", place.full(), errno))?;
+    label.truncate(len);
+    Ok(label)
 }
 
 fn is_plain_file(stat: &fs::Stat) -> bool {

@@ -185,7 +185,7 @@ pub fn reconcile(
     let root = open_target(directory)?;
     let run = Run::new(root, tree, chunks, options, progress)?;
     if !options.overwrite {
-        run.check_vacant()?;
+        marker::check_vacant(&run.root, run.mounted, &options.label)?;
     }
     let files = names::run(&run)?;
     content::run(&run, &files)?;
@@ -193,6 +193,23 @@ pub fn reconcile(
     attributes::run(&run)?;
     run.sync()?;
     run.finish()
+}
+
+/// Whether [`reconcile`] would be refused because of what is in `directory` now; changes nothing.
+pub fn check_target(directory: &Path, options: &Options) -> Result<()> {
+    if !directory.try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    let root = open_target(directory)?;
+    let mounted = is_mounted(&root)?;
+    if options.overwrite { Ok(()) } else { marker::check_vacant(&root, mounted, &options.label) }
+}
+
+fn is_mounted(root: &Root) -> Result<bool> {
+    let fail = |errno| ReconcileError::io("look at", root.full(b""), errno);
+    let here = fs::fstat(&root.fd).map_err(fail)?;
+    let above = fs::statat(&root.fd, "..", fs::AtFlags::empty()).map_err(fail)?;
+    Ok(here.st_dev != above.st_dev)
 }
 
 fn open_target(directory: &Path) -> Result<Root> {
@@ -238,15 +255,13 @@ impl<'a> Run<'a> {
         progress: &'a (dyn Fn(Progress) + Sync),
     ) -> Result<Self> {
         let fail = |errno| ReconcileError::io("look at", root.full(b""), errno);
-        let here = fs::fstat(&root.fd).map_err(fail)?;
-        let above = fs::statat(&root.fd, "..", fs::AtFlags::empty()).map_err(fail)?;
         let block = fs::fstatfs(&root.fd).map_err(fail)?.f_bsize;
         Ok(Self {
             tree,
             chunks,
             options,
             progress,
-            mounted: here.st_dev != above.st_dev,
+            mounted: is_mounted(&root)?,
             privileged: rustix::process::geteuid().is_root(),
             block_bytes: u64::try_from(block).ok().filter(|block| block.is_power_of_two()).unwrap_or(4096),
             marked: Mutex::new(false),

@@ -1,0 +1,108 @@
+//! The store of a receiver that does not run.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName, point::Point};
+use tidelock_receiver::{
+    reconcile::{Chunks, ChunksError},
+    store::{Store, StoreError, StoreOptions},
+};
+
+use super::{Probe, Volume, chunk_ids};
+use crate::error::FailoverError;
+
+pub(super) struct Direct(Store);
+
+/// The chunks of one tenant.
+pub(super) struct StoreChunks<'a> {
+    store: &'a Store,
+    tenant: &'a str,
+}
+
+impl Direct {
+    /// Refuses what is not a store already: a mistyped directory must not become an empty one.
+    pub(super) fn open(directory: &Path) -> Result<Self, FailoverError> {
+        if !directory.join("log").is_dir() {
+            return Err(FailoverError::NotAStore(directory.to_owned()));
+        }
+        Ok(Self(Store::open(directory, StoreOptions::default())?))
+    }
+
+    pub(super) fn volumes(&self) -> Vec<Volume> {
+        let known = |name: VolumeName| {
+            let info = self.0.volume(&name)?;
+            Some(Volume {
+                name,
+                epoch: info.epoch,
+                promoted: info.promoted,
+                last: Some(info.last),
+                points: info.points,
+                oldest_ns: info.oldest_ns,
+                live: None,
+            })
+        };
+        self.0.volumes().into_iter().filter_map(known).collect()
+    }
+
+    pub(super) fn points(
+        &self,
+        name: &VolumeName,
+        newest: Option<usize>,
+    ) -> Result<Vec<Point>, FailoverError> {
+        Ok(self.0.points(name, newest)?)
+    }
+
+    pub(super) fn tree(&self, name: &VolumeName, point: PointId) -> Result<Tree, FailoverError> {
+        Ok(self.0.tree_at(name, point)?)
+    }
+
+    pub(super) fn chunks<'a>(&'a self, name: &'a VolumeName) -> StoreChunks<'a> {
+        StoreChunks { store: &self.0, tenant: name.tenant() }
+    }
+
+    /// Every chunk is looked up in the index.
+    pub(super) fn probe(&self, name: &VolumeName, tree: &Tree) -> Result<Probe, FailoverError> {
+        let ids = chunk_ids(tree);
+        let mut probe = Probe { looked_for: ids.len() as u64, missing: 0 };
+        for id in ids {
+            probe.missing += u64::from(!self.0.has_chunk(name.tenant(), id)?);
+        }
+        Ok(probe)
+    }
+
+    pub(super) fn raise_epoch(
+        &self,
+        name: &VolumeName,
+        expected: Epoch,
+        base: PointId,
+    ) -> Result<Epoch, FailoverError> {
+        use tidelock_receiver::store::{Batch, Record};
+        let epoch = expected.next();
+        let raise = Record::Epoch { volume: name.clone(), expected, epoch, base };
+        match self.0.append_and_wait(Batch::of(raise)) {
+            Ok(()) => Ok(epoch),
+            Err(StoreError::EpochMoved { .. }) => {
+                Err(FailoverError::EpochMoved { volume: name.clone(), expected })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {
+        use tidelock_receiver::store::{Batch, Record};
+        let record = Record::Tag { volume: name.clone(), point, tag: tag.to_owned() };
+        Ok(self.0.append_and_wait(Batch::of(record))?)
+    }
+}
+
+impl Chunks for StoreChunks<'_> {
+    fn fetch(&self, ids: &[ChunkId], each: &mut dyn FnMut(usize, Bytes) -> bool) -> Result<(), ChunksError> {
+        for (index, id) in ids.iter().enumerate() {
+            if !each(index, self.store.read_content(self.tenant, *id)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

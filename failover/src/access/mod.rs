@@ -1,0 +1,145 @@
+//! One way to a receiver's volumes, whether the receiver runs or is gone.
+
+mod direct;
+mod remote;
+
+use std::path::Path;
+
+use tidelock_proto::{Epoch, PointId, Tree, VolumeName, point::Point, wire::messages::Heartbeat};
+use tidelock_receiver::reconcile::Chunks;
+
+use crate::error::FailoverError;
+use direct::Direct;
+use remote::Remote;
+
+/// What is known of a volume.
+#[derive(Debug, Clone)]
+pub(crate) struct Volume {
+    pub(crate) name: VolumeName,
+    pub(crate) epoch: Epoch,
+    /// The epoch was raised by a promotion and no writer of it has come yet; `last` is its base.
+    pub(crate) promoted: bool,
+    pub(crate) last: Option<Point>,
+    pub(crate) points: u64,
+    pub(crate) oldest_ns: u64,
+    /// What only a running receiver knows.
+    pub(crate) live: Option<Live>,
+}
+
+/// What a running receiver knows of a volume besides.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    pub(crate) connected: bool,
+    pub(crate) lag_ns: u64,
+    pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) inodes: u64,
+    pub(crate) data_bytes: u64,
+}
+
+/// Whether the content of a point is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) looked_for: u64,
+    pub(crate) missing: u64,
+}
+
+/// A way to volumes. Its calls block: not for a thread that runs asynchronous tasks.
+pub struct Access(Kind);
+
+enum Kind {
+    Remote(Remote),
+    Direct(Direct),
+}
+
+impl Access {
+    /// Connects to the receiver at `HOST:PORT` as the operator whose certificate is in `identity`.
+    pub fn remote(address: &str, identity: &Path) -> Result<Self, FailoverError> {
+        Remote::connect(address, identity).map(|remote| Self(Kind::Remote(remote)))
+    }
+
+    /// Opens the store in `directory`, which no receiver must be using.
+    pub fn direct(directory: &Path) -> Result<Self, FailoverError> {
+        Direct::open(directory).map(|direct| Self(Kind::Direct(direct)))
+    }
+
+    pub(crate) fn volumes(&self) -> Result<Vec<Volume>, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.volumes(),
+            Kind::Direct(direct) => Ok(direct.volumes()),
+        }
+    }
+
+    pub(crate) fn volume(&self, name: &VolumeName) -> Result<Volume, FailoverError> {
+        let all = self.volumes()?;
+        let known = || all.iter().map(|volume| volume.name.clone()).collect();
+        let found = all.iter().find(|volume| volume.name == *name).cloned();
+        found.ok_or_else(|| FailoverError::NoVolume { volume: name.clone(), known: known() })
+    }
+
+    /// All points or the newest of them, oldest first.
+    pub(crate) fn points(
+        &self,
+        name: &VolumeName,
+        newest: Option<usize>,
+    ) -> Result<Vec<Point>, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.points(name, newest),
+            Kind::Direct(direct) => direct.points(name, newest),
+        }
+    }
+
+    /// The tree of a point; it has the digest that was committed.
+    pub(crate) fn tree(&self, name: &VolumeName, point: &Point) -> Result<Tree, FailoverError> {
+        let tree = match &self.0 {
+            Kind::Remote(remote) => remote.tree(name, point.id)?,
+            Kind::Direct(direct) => direct.tree(name, point.id)?,
+        };
+        if tree.digest() == point.cut.digest { Ok(tree) } else { Err(FailoverError::Digest(point.id)) }
+    }
+
+    /// The content of a volume's chunks.
+    pub(crate) fn chunks<'a>(&'a self, name: &'a VolumeName) -> Box<dyn Chunks + 'a> {
+        match &self.0 {
+            Kind::Remote(remote) => Box::new(remote.chunks(name)),
+            Kind::Direct(direct) => Box::new(direct.chunks(name)),
+        }
+    }
+
+    /// Looks for the chunks of a tree without reading all of them.
+    pub(crate) fn probe(&self, name: &VolumeName, tree: &Tree) -> Result<Probe, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.probe(name, tree),
+            Kind::Direct(direct) => direct.probe(name, tree),
+        }
+    }
+
+    /// Raises the epoch of a volume, if it is still `expected`, so that the next writer builds on `base`.
+    pub(crate) fn raise_epoch(
+        &self,
+        name: &VolumeName,
+        expected: Epoch,
+        base: PointId,
+    ) -> Result<Epoch, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.raise_epoch(name, expected, base),
+            Kind::Direct(direct) => direct.raise_epoch(name, expected, base),
+        }
+    }
+
+    /// Names a point.
+    pub fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.tag(name, point, tag),
+            Kind::Direct(direct) => direct.tag(name, point, tag),
+        }
+    }
+}
+
+/// The distinct chunks of a tree.
+fn chunk_ids(tree: &Tree) -> Vec<tidelock_proto::ChunkId> {
+    let extents = tree.iter().filter_map(|(_, inode)| inode.extents());
+    let ids =
+        extents.flat_map(|extents| extents.iter().map(|(_, extent)| extent.chunk.id).collect::<Vec<_>>());
+    let distinct: std::collections::BTreeSet<_> = ids.collect();
+    distinct.into_iter().collect()
+}

@@ -1,0 +1,166 @@
+//! Why an operator's request failed, and which of the failures are refusals.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+use tidelock_proto::{
+    Epoch, PointId, VolumeName,
+    chunk::ChunkError,
+    identity::IdentityFileError,
+    transport::{FrameError, TransportError},
+    tree::TreeError,
+    wire::WireError,
+};
+use tidelock_receiver::{reconcile::ReconcileError, store::StoreError};
+
+use crate::at::AtError;
+
+/// Why it failed. The messages say what to do where that is known.
+#[derive(Debug, Error)]
+pub enum FailoverError {
+    /// The identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityFileError),
+    /// No connection with the receiver, or it was lost.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The receiver's answer broke off.
+    #[error("the receiver's answer broke off")]
+    Frame(#[from] FrameError),
+    /// The receiver's answer makes no sense.
+    #[error("the receiver's answer makes no sense")]
+    Wire(#[from] WireError),
+    /// The receiver's answer is not one to the question.
+    #[error("the receiver answered another question")]
+    Answer,
+    /// The receiver failed to answer; its code says how, see `docs/protocol.md`.
+    #[error("the receiver says: {reason}")]
+    Failed {
+        /// The kind of failure.
+        code: u32,
+        /// In words.
+        reason: String,
+    },
+    /// The runtime for the connection could not be started.
+    #[error("cannot start")]
+    Start(#[source] std::io::Error),
+    /// The directory is not a store.
+    #[error("{} is not a store: it has no log", .0.display())]
+    NotAStore(PathBuf),
+    /// The store said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no such volume, or it is not this operator's.
+    #[error("there is no volume {volume}{}", others(.known))]
+    NoVolume {
+        /// What was asked for.
+        volume: VolumeName,
+        /// What there is.
+        known: Vec<VolumeName>,
+    },
+    /// A volume without points.
+    #[error("volume {0} has no recovery point yet")]
+    NoPoints(VolumeName),
+    /// The point does not exist.
+    #[error("volume {volume} has no point {point}: `tidelock points {volume}` lists them")]
+    NoPoint {
+        /// The volume.
+        volume: VolumeName,
+        /// What was asked for.
+        point: PointId,
+    },
+    /// No point is as old as was asked for.
+    #[error(
+        "volume {volume} has no usable point at or before {wanted}: they begin at {oldest} and end at {newest}"
+    )]
+    TooEarly {
+        /// The volume.
+        volume: VolumeName,
+        /// What was asked for.
+        wanted: String,
+        /// The cut of the oldest.
+        oldest: String,
+        /// The cut of the newest.
+        newest: String,
+    },
+    /// The point was not cut at one instant.
+    #[error(
+        "point {0} is fuzzy: its files were copied one by one, and a database may not start from it; --accept fuzzy takes it nevertheless"
+    )]
+    Fuzzy(PointId),
+    /// No other points than fuzzy ones.
+    #[error(
+        "volume {0} has only fuzzy points, whose files were copied one by one; --accept fuzzy takes one nevertheless"
+    )]
+    OnlyFuzzy(VolumeName),
+    /// The text that names a point makes no sense.
+    #[error(transparent)]
+    At(#[from] AtError),
+    /// Somebody else promoted the volume meanwhile.
+    #[error(
+        "volume {volume} is no longer at epoch {expected}: somebody else promoted it; see `tidelock status {volume}`"
+    )]
+    EpochMoved {
+        /// The volume.
+        volume: VolumeName,
+        /// The epoch when this promotion began.
+        expected: Epoch,
+    },
+    /// The tree that came is not the one that was committed.
+    #[error("the tree of point {0} is not the one that was committed")]
+    Digest(PointId),
+    /// The tree does not apply.
+    #[error("the tree of the point makes no sense")]
+    Tree(#[from] TreeError),
+    /// A chunk is not what its id says.
+    #[error("the content of the point is damaged")]
+    Chunk(#[from] ChunkError),
+    /// Chunks that the point needs are not there.
+    #[error("point {point} cannot be restored: {missing} of its chunks are missing; choose an earlier one")]
+    Unrestorable {
+        /// The point.
+        point: PointId,
+        /// How many are missing of those that were looked for.
+        missing: u64,
+    },
+    /// The directory could not be written.
+    #[error(transparent)]
+    Reconcile(#[from] ReconcileError),
+}
+
+impl FailoverError {
+    /// Whether this was not done on purpose, because it could lose data; nothing was changed.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Fuzzy(_)
+                | Self::OnlyFuzzy(_)
+                | Self::EpochMoved { .. }
+                | Self::Reconcile(
+                    ReconcileError::NotEmpty(_)
+                        | ReconcileError::Unfinished { .. }
+                        | ReconcileError::FileSystemRoot
+                )
+        )
+    }
+
+    /// Whether the request itself makes no sense.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Identity(_)
+                | Self::NotAStore(_)
+                | Self::At(_)
+                | Self::Transport(TransportError::Address(_))
+                | Self::Reconcile(ReconcileError::NotDirectory(_))
+        )
+    }
+}
+
+fn others(volumes: &[VolumeName]) -> String {
+    let names: Vec<String> = volumes.iter().take(10).map(ToString::to_string).collect();
+    match names.len() {
+        0 => ", nor any other".to_owned(),
+        _ => format!("; there is {}", names.join(", ")),
+    }
+}

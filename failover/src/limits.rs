@@ -1,0 +1,8 @@
+//! Every limit of the operator's side, in one place.
+
+/// Chunk ids in one request to a receiver.
+pub const CHUNKS_PER_REQUEST: usize = 256;
+/// Chunks that are read to see whether a point is restorable, where asking for all of them would mean fetching them.
+pub const PROBE_CHUNKS: usize = 128;
+/// Points asked for when the newest usable one is wanted, before all of them are.
+pub const NEWEST_POINTS: usize = 256;

@@ -1,0 +1,122 @@
+//! Restore: a point as a directory, beside the running replication and without a trace in it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Instant, SystemTime},
+};
+
+use serde::Serialize;
+use tidelock_proto::{ChunkKey, PointId, Tree, VolumeName};
+use tidelock_receiver::reconcile::{self, Options, Progress, Report};
+
+use crate::{
+    access::Access,
+    at::At,
+    error::FailoverError,
+    report::{PointReport, choose},
+};
+
+/// What to restore, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RestoreOptions {
+    /// Which point.
+    pub at: At,
+    /// `latest` and times may mean a fuzzy point.
+    pub accept_fuzzy: bool,
+    /// The target may hold something: what differs is changed, what is not in the point is deleted.
+    pub overwrite: bool,
+    /// Files of the right size and time are not read.
+    pub trust_mtime: bool,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Choosing the point.
+    Select,
+    /// Reading its tree and looking for its content.
+    Check,
+    /// Raising the epoch.
+    Fence,
+    /// Writing the directory.
+    Restore,
+}
+
+/// How a restore or promotion goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A step begins.
+    Step(Step),
+    /// Within [`Step::Restore`].
+    Progress(Progress),
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RestoreReport {
+    /// `TENANT/NAME`.
+    pub volume: String,
+    /// The point.
+    pub point: PointReport,
+    /// Where it is now.
+    pub directory: PathBuf,
+    /// How long it took, in milliseconds.
+    pub took_ms: f64,
+    /// What was done to the directory.
+    pub work: Report,
+}
+
+/// Makes `directory` equal to a point. An interrupted one is continued by running it again with the same point.
+pub fn restore(
+    access: &Access,
+    volume: &VolumeName,
+    directory: &Path,
+    options: &RestoreOptions,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<RestoreReport, FailoverError> {
+    let begun = Instant::now();
+    events(Event::Step(Step::Select));
+    let choice = choose(access, volume, options.at, options.accept_fuzzy, SystemTime::now())?;
+    let target = target_options(volume, choice.point.id, options.overwrite, options.trust_mtime);
+    reconcile::check_target(directory, &target)?;
+    events(Event::Step(Step::Check));
+    let tree = access.tree(volume, &choice.point)?;
+    let work = write(access, volume, &tree, directory, &target, events)?;
+    Ok(RestoreReport {
+        volume: volume.to_string(),
+        point: choice.report(),
+        directory: directory.to_owned(),
+        took_ms: millis(begun),
+        work,
+    })
+}
+
+/// The label names the point, so that an interrupted copy is never continued as one of another.
+pub(crate) fn target_options(
+    volume: &VolumeName,
+    point: PointId,
+    overwrite: bool,
+    trust_mtime: bool,
+) -> Options {
+    let key = ChunkKey::of_tenant(volume.tenant());
+    Options { overwrite, trust_mtime, ..Options::new(key, format!("{volume} {point}")) }
+}
+
+pub(crate) fn write(
+    access: &Access,
+    volume: &VolumeName,
+    tree: &Tree,
+    directory: &Path,
+    target: &Options,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Report, FailoverError> {
+    events(Event::Step(Step::Restore));
+    let chunks = access.chunks(volume);
+    let progress = |progress| events(Event::Progress(progress));
+    Ok(reconcile::reconcile(directory, tree, &*chunks, target, &progress)?)
+}
+
+pub(crate) fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,147 @@
+//! Picks the point that is meant, out of those that exist. Pure.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::SystemTime,
+};
+
+use tidelock_proto::{
+    PointId, Seq, VolumeName,
+    point::{Consistency, Point},
+};
+
+use crate::{
+    at::{At, show_time},
+    error::FailoverError,
+};
+
+/// The points from `last` back along their parents: the line that the current epoch builds on. What an old
+/// primary wrote after a promotion's base is not on it. For a point no longer kept stands the one before it.
+pub(crate) fn line(points: &[Point], last: PointId) -> HashSet<PointId> {
+    let parents: BTreeMap<PointId, Option<PointId>> =
+        points.iter().map(|point| (point.id, point.parent)).collect();
+    let mut found = HashSet::new();
+    let mut next = Some(last);
+    while let Some(wanted) = next {
+        let kept = parents.range(PointId::new(wanted.epoch, Seq(0))..=wanted).next_back();
+        let Some((id, parent)) = kept else { break };
+        found.insert(*id);
+        next = *parent;
+    }
+    found
+}
+
+/// The point that `at` means. Fuzzy ones are passed over unless accepted or named.
+pub(crate) fn select(
+    volume: &VolumeName,
+    points: &[Point],
+    last: PointId,
+    at: At,
+    accept_fuzzy: bool,
+    now: SystemTime,
+) -> Result<Point, FailoverError> {
+    if let At::Point(id) = at {
+        let named = points.iter().find(|point| point.id == id).cloned();
+        return named.ok_or_else(|| FailoverError::NoPoint { volume: volume.clone(), point: id });
+    }
+    let line = line(points, last);
+    let on_line: Vec<&Point> = points.iter().filter(|point| line.contains(&point.id)).collect();
+    let usable = |point: &&&Point| accept_fuzzy || point.cut.consistency != Consistency::Fuzzy;
+    let mut usable = on_line.iter().filter(usable).rev();
+    let (Some(newest), oldest) = (usable.clone().next(), usable.clone().next_back()) else {
+        let none = on_line.is_empty();
+        return Err(if none {
+            FailoverError::NoPoints(volume.clone())
+        } else {
+            FailoverError::OnlyFuzzy(volume.clone())
+        });
+    };
+    let Some(not_after_ns) = at.not_after_ns(now) else { return Ok((**newest).clone()) };
+    match usable.find(|point| point.cut.time_ns <= not_after_ns) {
+        Some(point) => Ok((**point).clone()),
+        None => Err(FailoverError::TooEarly {
+            volume: volume.clone(),
+            wanted: show_time(not_after_ns),
+            oldest: show_time(oldest.unwrap_or(newest).cut.time_ns),
+            newest: show_time(newest.cut.time_ns),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use tidelock_proto::{TreeDigest, point::Cut};
+
+    use super::*;
+
+    fn point(id: &str, parent: Option<&str>, seconds: u64, consistency: Consistency) -> Point {
+        let cut = Cut {
+            time_ns: seconds * 1_000_000_000,
+            consistency,
+            tracker: "exact".to_owned(),
+            conditions: Vec::new(),
+            rounds: 1,
+            digest: TreeDigest::default(),
+        };
+        let parent = parent.map(|parent| parent.parse().unwrap());
+        Point { id: id.parse().unwrap(), parent, cut, received_ns: 0, tags: Vec::new() }
+    }
+
+    /// 1.1 ─ 1.2 ─ 1.3 (the old primary's tail), and 1.2 ─ 2.1 ─ 2.2, the last fuzzy.
+    fn history() -> Vec<Point> {
+        use Consistency::{Crash, Fuzzy};
+        vec![
+            point("1.1", None, 10, Crash),
+            point("1.2", Some("1.1"), 20, Crash),
+            point("1.3", Some("1.2"), 30, Crash),
+            point("2.1", Some("1.2"), 40, Crash),
+            point("2.2", Some("2.1"), 50, Fuzzy),
+        ]
+    }
+
+    fn chosen(at: &str, accept_fuzzy: bool) -> Result<String, FailoverError> {
+        let volume = "t/v".parse().unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(60);
+        let found =
+            select(&volume, &history(), "2.2".parse().unwrap(), at.parse().unwrap(), accept_fuzzy, now);
+        found.map(|point| point.id.to_string())
+    }
+
+    #[test]
+    fn times_and_latest_stay_on_the_line() {
+        assert_eq!(chosen("latest", false).unwrap(), "2.1");
+        assert_eq!(chosen("latest", true).unwrap(), "2.2");
+        assert_eq!(chosen("-25s", false).unwrap(), "1.2");
+        assert_eq!(chosen("1970-01-01T00:00:20Z", false).unwrap(), "1.2");
+        assert_eq!(chosen("1.3", false).unwrap(), "1.3");
+        let early = chosen("-55s", false).unwrap_err().to_string();
+        assert!(
+            early.contains("begin at 1970-01-01T00:00:10.000Z and end at 1970-01-01T00:00:40.000Z"),
+            "{early}"
+        );
+        assert!(matches!(chosen("1.4", false), Err(FailoverError::NoPoint { .. })));
+    }
+
+    #[test]
+    fn the_line_goes_on_over_points_no_longer_kept() {
+        let mut kept = history();
+        kept.remove(1);
+        let found = line(&kept, "2.2".parse().unwrap());
+        let mut found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        found.sort();
+        assert_eq!(found, ["1.1", "2.1", "2.2"]);
+    }
+
+    #[test]
+    fn without_a_cut_there_is_no_latest() {
+        let volume: VolumeName = "t/v".parse().unwrap();
+        let fuzzy = [point("1.1", None, 10, Consistency::Fuzzy)];
+        let latest =
+            |points: &[Point]| select(&volume, points, "1.1".parse().unwrap(), At::Latest, false, UNIX_EPOCH);
+        assert!(latest(&fuzzy).unwrap_err().is_refusal());
+        assert!(matches!(latest(&[]), Err(FailoverError::NoPoints(_))));
+    }
+}

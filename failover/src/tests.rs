@@ -1,0 +1,227 @@
+//! Points, restore and promotion on a real store without a receiver.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use tempfile::TempDir;
+use tidelock_proto::{
+    ChunkKey, Epoch, FileId, Op, PointId, Seq, Tree, VolumeName,
+    chunk::Codec,
+    point::{Consistency, Cut, Point},
+    tree::{ChunkRef, Kind, Meta, Name, Piece},
+};
+use tidelock_receiver::{
+    reconcile::{ReconcileError, marker_path},
+    store::{Batch, Commit, Record, Store, StoreOptions, encode_model_ops},
+};
+
+use super::*;
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A store whose volume `t/v` has one file that says which point it is.
+struct World {
+    dir: TempDir,
+    tree: Tree,
+    last: Option<PointId>,
+    epoch: Epoch,
+}
+
+impl World {
+    /// Three points, one second after the other.
+    fn new() -> Self {
+        let mut world =
+            Self { dir: TempDir::new().unwrap(), tree: Tree::new(), last: None, epoch: Epoch::FIRST };
+        for _ in 0..3 {
+            world.commit(Consistency::Crash);
+        }
+        world
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn target(&self) -> PathBuf {
+        self.dir.path().join("target")
+    }
+
+    fn access(&self) -> Access {
+        Access::direct(&self.store()).unwrap()
+    }
+
+    fn volume(&self) -> VolumeName {
+        "t/v".parse().unwrap()
+    }
+
+    fn commit(&mut self, consistency: Consistency) -> PointId {
+        let seq = self.last.filter(|last| last.epoch == self.epoch).map_or(Seq(1), |last| last.seq.next());
+        let id = PointId::new(self.epoch, seq);
+        let content = format!("this is {id}").into_bytes();
+        let chunk = ChunkKey::of_tenant("t").id(&content);
+        let meta = Meta { mode: 0o755, ..Meta::default() };
+        let mut ops = Vec::new();
+        if self.last.is_none() {
+            let name = Name::new(b"which").unwrap();
+            ops.push(Op::Create { id: FileId::ROOT, kind: Kind::Directory, meta });
+            ops.push(Op::Create { id: FileId(2), kind: Kind::File, meta });
+            ops.push(Op::Link { dir: FileId::ROOT, name, id: FileId(2) });
+        }
+        let piece = Piece { len: content.len() as u64, chunk: Some(ChunkRef { id: chunk, at: 0 }) };
+        ops.push(Op::Write { id: FileId(2), offset: 0, pieces: vec![piece] });
+        for op in &ops {
+            self.tree.apply(op).unwrap();
+        }
+        self.tree.seal().unwrap();
+        let cut = Cut {
+            time_ns: (id.epoch.0 * 100 + id.seq.0) * SECOND_NS,
+            consistency,
+            tracker: "exact".to_owned(),
+            conditions: Vec::new(),
+            rounds: 1,
+            digest: self.tree.digest(),
+        };
+        let point = Point { id, parent: self.last, cut, received_ns: 0, tags: Vec::new() };
+        let mut batch = Batch::new();
+        batch.push_chunk("t", chunk, Codec::Raw, content.len() as u32, content.into());
+        batch.push(Record::Commit(Commit { volume: self.volume(), point, ops: encode_model_ops(ops) }));
+        let store = Store::open(&self.store(), StoreOptions::default()).unwrap();
+        store.append_and_wait(batch).unwrap();
+        self.last = Some(id);
+        id
+    }
+
+    fn promote(&self, options: PromoteOptions) -> Result<PromoteReport, FailoverError> {
+        promote(&self.access(), &self.volume(), &self.target(), &options, &|_| {})
+    }
+
+    fn epoch(&self) -> u64 {
+        status(&self.access(), None).unwrap()[0].epoch
+    }
+
+    fn which(&self) -> String {
+        fs::read_to_string(self.target().join("which")).unwrap()
+    }
+}
+
+fn at(text: &str) -> PromoteOptions {
+    PromoteOptions { at: text.parse().unwrap(), ..PromoteOptions::default() }
+}
+
+#[test]
+fn points_and_status_show_what_there_is() {
+    let world = World::new();
+    let access = world.access();
+    let all = points(&access, &world.volume(), None).unwrap();
+    assert_eq!(all.iter().map(|point| point.id.as_str()).collect::<Vec<_>>(), ["1.1", "1.2", "1.3"]);
+    assert!(all.iter().all(|point| point.current));
+    access.tag(&world.volume(), "1.2".parse().unwrap(), "before the upgrade").unwrap();
+    assert_eq!(points(&access, &world.volume(), Some(2)).unwrap()[0].tags, ["before the upgrade"]);
+    let volume = &status(&access, Some(&world.volume())).unwrap()[0];
+    assert_eq!((volume.points, volume.connected, volume.promoted), (3, None, false));
+    let none = status(&access, Some(&"t/other".parse().unwrap())).unwrap_err();
+    assert_eq!(none.to_string(), "there is no volume t/other; there is t/v");
+}
+
+#[test]
+fn a_restore_leaves_no_trace_in_the_store() {
+    let world = World::new();
+    let options = RestoreOptions { at: "1970-01-01T00:01:42Z".parse().unwrap(), ..RestoreOptions::default() };
+    let report = restore(&world.access(), &world.volume(), &world.target(), &options, &|_| {}).unwrap();
+    assert_eq!((report.point.id.as_str(), world.which().as_str()), ("1.2", "this is 1.2"));
+    assert_eq!(world.epoch(), 1);
+    let again = restore(&world.access(), &world.volume(), &world.target(), &options, &|_| {}).unwrap_err();
+    assert!(again.is_refusal(), "{again}");
+}
+
+#[test]
+fn a_promotion_ends_the_epoch_at_its_point() {
+    let mut world = World::new();
+    let report = world.promote(at("latest")).unwrap();
+    assert_eq!(
+        (report.point.id.as_str(), report.old_epoch, report.epoch, report.resumed),
+        ("1.3", 1, 2, false)
+    );
+    assert!(report.next_command.contains("--epoch 2"), "{}", report.next_command);
+    assert_eq!(report.chunks_checked, 1);
+    assert_eq!(world.which(), "this is 1.3");
+    let volume = &status(&world.access(), None).unwrap()[0];
+    assert_eq!((volume.epoch, volume.promoted), (2, true));
+
+    // The new primary goes on, and what the old one had beyond an earlier base would not be on its line.
+    world.epoch = Epoch(2);
+    world.commit(Consistency::Crash);
+    let volume = &status(&world.access(), None).unwrap()[0];
+    assert_eq!((volume.promoted, volume.last.as_ref().unwrap().id.as_str()), (false, "2.1"));
+}
+
+#[test]
+fn what_can_be_refused_is_refused_before_the_epoch_rises() {
+    let mut world = World::new();
+    fs::create_dir(world.target()).unwrap();
+    fs::write(world.target().join("mine"), "").unwrap();
+    let refused = world.promote(at("latest")).unwrap_err();
+    assert!(matches!(refused, FailoverError::Reconcile(ReconcileError::NotEmpty(_))) && refused.is_refusal());
+    fs::remove_file(world.target().join("mine")).unwrap();
+
+    let fuzzy = world.commit(Consistency::Fuzzy);
+    assert!(world.promote(at(&fuzzy.to_string())).unwrap_err().is_refusal());
+    assert!(matches!(world.promote(at("9.9")), Err(FailoverError::NoPoint { .. })));
+    assert!(matches!(world.promote(at("1970-01-01T00:00:00Z")), Err(FailoverError::TooEarly { .. })));
+    assert_eq!(world.epoch(), 1);
+
+    let accepted = PromoteOptions { accept_fuzzy: true, ..at("latest") };
+    assert_eq!(world.promote(accepted).unwrap().point.id, fuzzy.to_string());
+}
+
+#[test]
+fn a_promotion_that_was_interrupted_is_completed_by_the_same_command() {
+    let world = World::new();
+    // The target's parent is a file when the directory is to be written, and so the write fails.
+    let broken = world.dir.path().join("not-yet");
+    let target = broken.join("target");
+    let raised = AtomicBool::new(false);
+    let events = |event| {
+        if event == Event::Step(Step::Restore) && !raised.swap(true, Ordering::Relaxed) {
+            fs::write(&broken, "in the way").unwrap();
+        }
+    };
+    let run = |target: &Path| promote(&world.access(), &world.volume(), target, &at("latest"), &events);
+    assert!(run(&target).is_err());
+    assert_eq!(world.epoch(), 2);
+    fs::remove_file(&broken).unwrap();
+    let report = run(&target).unwrap();
+    assert_eq!((report.epoch, report.resumed), (2, true));
+    assert!(target.join("which").exists() && !marker_path(&target).exists());
+    // A finished one is not begun again: somebody may have started on it.
+    assert!(run(&target).unwrap_err().is_refusal());
+    assert_eq!(world.epoch(), 2);
+}
+
+#[test]
+fn two_operators_cannot_both_promote() {
+    let world = World::new();
+    let access = world.access();
+    let (volume, base) = (world.volume(), PointId::new(Epoch(1), Seq(2)));
+    access.raise_epoch(&volume, Epoch(1), base).unwrap();
+    let second = access.raise_epoch(&volume, Epoch(1), base).unwrap_err();
+    assert!(matches!(second, FailoverError::EpochMoved { .. }) && second.is_refusal(), "{second}");
+    // The tail of the old primary is still there, off the line, and `latest` is the base.
+    drop(access);
+    let report = world.promote(at("latest")).unwrap();
+    assert_eq!((report.point.id.as_str(), report.epoch, report.resumed), ("1.2", 2, true));
+    let tail = points(&world.access(), &volume, None).unwrap().pop().unwrap();
+    assert_eq!((tail.id.as_str(), tail.current), ("1.3", false));
+}
+
+#[test]
+fn a_mistyped_store_is_not_created() {
+    let dir = TempDir::new().unwrap();
+    let missing = dir.path().join("stroe");
+    assert!(matches!(Access::direct(&missing), Err(FailoverError::NotAStore(_))));
+    assert!(!missing.exists());
+}
