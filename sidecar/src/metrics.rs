@@ -183,7 +183,7 @@ mod tests {
     fn a_page_has_every_volume_with_units_in_the_names() {
         let volumes: Vec<Arc<Status>> =
             ["t/a", "t/b"].map(|name| Arc::new(Status::new(name.parse().expect("valid"), Epoch(1)))).into();
-        volumes[1].on_session(true, Some((PointId::new(Epoch(1), Seq(1)), 1_000_000_000)));
+        volumes[1].on_session(true, Some((PointId::new(Epoch(1), Seq(1)), 1_000_000_000)), 1_003_000_000);
         volumes[1].counters.missed_changes.add(3);
         volumes[1].set_condition("unverified", "events were lost");
         volumes[1].histograms.observe_cut(Duration::from_micros(200));
@@ -194,6 +194,7 @@ mod tests {
             r#"tidelock_missed_changes_total{volume="t/b"} 3"#,
             r#"tidelock_condition{volume="t/b",condition="unverified"} 1"#,
             r#"tidelock_state{volume="t/a",state="connecting"} 1"#,
+            r#"tidelock_ack_seconds_bucket{le="0.005",volume="t/b"} 1"#,
             r#"tidelock_cut_seconds_bucket{le="0.00025",volume="t/b"} 1"#,
         ] {
             assert!(page.lines().any(|have| have == line), "no {line} in\n{page}");

@@ -5,11 +5,7 @@
 
 mod bounded;
 
-use std::{
-    io,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{io, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -24,7 +20,7 @@ use tokio::net::TcpListener;
 use self::bounded::Bounded;
 use crate::{
     limits, metrics,
-    status::{Report, Status},
+    status::{Report, Status, now_ns},
 };
 
 type Volumes = Arc<[Arc<Status>]>;
@@ -81,11 +77,6 @@ async fn status(State(volumes): State<Volumes>) -> impl IntoResponse {
     Json(Page { version: env!("CARGO_PKG_VERSION"), volumes })
 }
 
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use tidelock_proto::{Epoch, PointId, Seq};
@@ -115,7 +106,7 @@ mod tests {
         assert!(ask(port, "/healthz").await.starts_with("HTTP/1.1 200"));
         let unready = ask(port, "/readyz").await;
         assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("t/v: connecting"), "{unready}");
-        volume.on_session(true, Some((PointId::new(Epoch(1), Seq(9)), 5)));
+        volume.on_session(true, Some((PointId::new(Epoch(1), Seq(9)), 5)), 9);
         assert!(ask(port, "/readyz").await.starts_with("HTTP/1.1 200"));
         assert!(ask(port, "/status").await.contains(r#""last_acked":{"point":"1.9""#));
         assert!(ask(port, "/metrics").await.contains("tidelock_ready{volume=\"t/v\"} 1.0"));

@@ -20,7 +20,10 @@ use tidelock_proto::{
 use tracing::{debug, error, info, warn};
 
 use super::{End, Frame, SessionError, ShipEnd, outbox::Shared};
-use crate::{limits, status::Status};
+use crate::{
+    limits,
+    status::{self, Status},
+};
 
 /// Where to ship to, and as whom.
 #[derive(Debug, Clone)]
@@ -91,7 +94,7 @@ impl Driver<'_> {
             if let Some(end) = self.ended() {
                 return end;
             }
-            if reason != last_reason {
+            if fruitful || reason != last_reason {
                 warn!(receiver = %self.config.receiver, reason, "not connected");
             }
             self.status.on_disconnected(&reason);
@@ -235,7 +238,7 @@ impl<'a> Stream<'a> {
                 .shared
                 .with(|session| (session.handle_frame(frame), session.durable(), session.is_open()));
             handled.map_err(Parted::Broken)?;
-            self.status.on_session(open, durable);
+            self.status.on_session(open, durable, status::now_ns());
             next = self.reader.buffered().map_err(lost)?;
         }
         Ok(())

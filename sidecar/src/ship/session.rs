@@ -396,9 +396,8 @@ impl Session {
         self.chunks.on_acknowledged(ack.chunks)?;
         if let Some(point) = ack.point {
             let point = point_id_from_wire(Some(point))?;
-            let known = self.on_durable(point, true);
             let repeated = self.base.flatten().is_some_and(|(base, _)| base == point);
-            if !known && !repeated {
+            if !repeated && !self.on_durable(point, true) {
                 return Err(SessionError::Unexpected("acknowledgement of a point that was not sent"));
             }
         }

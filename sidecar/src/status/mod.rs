@@ -11,6 +11,7 @@ mod report;
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
@@ -21,6 +22,12 @@ pub use lag::Coverage;
 pub use report::Report;
 
 use crate::{metrics::Histograms, ship::End};
+
+/// Now, in nanoseconds since 1970: the clock of cuts and lag, read by drivers only.
+pub fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// What the cutter is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,7 +198,7 @@ impl Status {
 /// What the connection says.
 impl Status {
     /// The session goes on, `open` or on its way there, and this is the newest durable point with the time of its cut.
-    pub fn on_session(&self, open: bool, durable: Option<(PointId, u64)>) {
+    pub fn on_session(&self, open: bool, durable: Option<(PointId, u64)>, now_ns: u64) {
         let mut inner = self.inner.lock();
         inner.connected = open;
         if open {
@@ -203,6 +210,7 @@ impl Status {
             inner.last_acked = durable;
             inner.durable_once = true;
             inner.coverage.on_acked(id, cut_ns);
+            self.histograms.observe_ack(Duration::from_nanos(now_ns.saturating_sub(cut_ns)));
         }
     }
 
@@ -298,9 +306,9 @@ mod tests {
     fn readiness_latches_at_the_first_durable_point_and_ends_with_fencing() {
         let status = status();
         assert!(!status.is_ready());
-        status.on_session(true, None);
+        status.on_session(true, None, 9);
         assert!(!status.is_ready());
-        status.on_session(true, Some((PointId::new(Epoch(1), Seq(1)), 5)));
+        status.on_session(true, Some((PointId::new(Epoch(1), Seq(1)), 5)), 9);
         assert!(status.is_ready());
         status.on_disconnected("gone");
         assert!(status.is_ready(), "an absent receiver is no reason to restart the application");
@@ -314,7 +322,7 @@ mod tests {
         let status = status();
         status.set_activity(Activity::Seeding);
         assert_eq!(status.state(), State::Connecting);
-        status.on_session(true, None);
+        status.on_session(true, None, 9);
         assert_eq!(status.state(), State::Seeding);
         status.on_disconnected("gone");
         assert_eq!(status.state(), State::Connecting);

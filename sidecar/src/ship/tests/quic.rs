@@ -26,7 +26,7 @@ use tokio::{
 use super::model::{EPOCH, Receiver, config, cut, packed};
 use crate::{
     limits,
-    ship::{AgreedTree, End, Frame, Outbox, ShipConfig, ShipEvent, outbox, run},
+    ship::{AgreedTree, End, Frame, Outbox, SessionConfig, ShipConfig, ShipEvent, outbox, run},
     status::{State, Status},
 };
 
@@ -165,8 +165,12 @@ struct Sidecar {
 
 impl Sidecar {
     fn start(site: &Site, stub: &Stub) -> Self {
-        let status = Arc::new(Status::new(config().volume, EPOCH));
-        let (outbox, end) = outbox(config()).unwrap();
+        Self::start_with(site, stub, config())
+    }
+
+    fn start_with(site: &Site, stub: &Stub, config: SessionConfig) -> Self {
+        let status = Arc::new(Status::new(config.volume.clone(), EPOCH));
+        let (outbox, end) = outbox(config).unwrap();
         let ship = ShipConfig { receiver: stub.address.to_string(), identity: site.sidecar.clone() };
         let (shutdown, stop) = oneshot::channel();
         let of_driver = status.clone();
@@ -344,5 +348,30 @@ fn latency() {
         times.sort();
         let at = |percent: usize| times[times.len() * percent / 100];
         println!("{what}: p50 {:?}, p90 {:?}, p99 {:?}", at(50), at(90), at(99));
+    }
+}
+
+/// Prints figures, as `latency` does.
+#[test]
+#[ignore = "prints figures, asserts nothing"]
+fn throughput() {
+    let site = Site::new();
+    let stub = Stub::start(&site);
+    let wide = SessionConfig { window_bytes: limits::WINDOW_BYTES, ..config() };
+    for ask in [false, true] {
+        let mut sidecar = Sidecar::start_with(&site, &stub, wide.clone());
+        sidecar.hear(|event| matches!(event, ShipEvent::Agreed { .. }));
+        let chunks: Vec<_> = (0..4096).map(|n| packed(n + 1_000_000 * u64::from(ask), 64 << 10)).collect();
+        let began = Instant::now();
+        for chunk in chunks {
+            sidecar.outbox.chunk(chunk, ask);
+            if sidecar.outbox.window_full() {
+                sidecar.hear(|event| matches!(event, ShipEvent::WindowOpen));
+            }
+        }
+        let took = began.elapsed();
+        println!("ask {ask}: 256 MiB in {took:?}, {:.0} MiB/s", 256.0 / took.as_secs_f64());
+        sidecar.shutdown.take().unwrap().send(()).unwrap();
+        assert_eq!(sidecar.end(), None);
     }
 }
