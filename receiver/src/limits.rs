@@ -31,6 +31,8 @@ pub const INDEX_PERSIST_PAUSE: Duration = Duration::from_secs(10);
 pub const INDEX_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Memory for what the index has not yet written out, in bytes.
 pub const INDEX_WRITE_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
+/// Journal of the index, in bytes. All of it is read back after a crash.
+pub const INDEX_JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// A checkpoint is due when more than this would have to be replayed since the last one, in bytes of operations, or
 /// more than that one is long: so checkpoints never cost more than the operations themselves.
 pub const CHECKPOINT_REPLAY_BYTES: u64 = 4 * 1024 * 1024;

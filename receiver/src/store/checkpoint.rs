@@ -29,12 +29,15 @@ use crate::limits;
 pub(super) struct Wanted {
     state: Mutex<State>,
     arrived: Condvar,
+    idle: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     /// For every volume the point, and whether it is asked for by itself: the base of a promotion.
     volumes: BTreeMap<VolumeName, (PointId, bool)>,
+    /// One is being written.
+    busy: bool,
     closed: bool,
 }
 
@@ -65,13 +68,24 @@ impl Wanted {
         self.state.lock().closed
     }
 
+    #[cfg(test)]
+    pub(super) fn wait_idle(&self) {
+        let mut state = self.state.lock();
+        while state.busy || !state.volumes.is_empty() {
+            self.idle.wait(&mut state);
+        }
+    }
+
     fn take(&self) -> Option<(VolumeName, PointId, bool)> {
         let mut state = self.state.lock();
+        state.busy = false;
+        self.idle.notify_all();
         loop {
             if state.closed {
                 return None;
             }
             if let Some((volume, (point, base))) = state.volumes.pop_first() {
+                state.busy = true;
                 return Some((volume, point, base));
             }
             self.arrived.wait(&mut state);

@@ -228,6 +228,12 @@ impl Store {
         checkpoint::write(self.shared(), volume, point).map(drop)
     }
 
+    /// Waits until no checkpoint is due or being written.
+    #[cfg(test)]
+    fn quiesce(&self) {
+        self.shared().checkpoints.wait_idle();
+    }
+
     /// Why the store takes no writes, if it does not.
     pub fn refusal(&self) -> Option<StoreError> {
         self.shared().inbox.refusal()

@@ -1,7 +1,11 @@
 //! The store through its front door, on a real directory.
 #![allow(clippy::unwrap_used)]
 
+mod crash;
+mod damage;
 mod harness;
+mod model;
+mod sim;
 
 use tidelock_proto::{Epoch, PointId, Seq};
 
@@ -63,4 +67,94 @@ fn an_epoch_fences_what_is_below_it_and_builds_on_its_base() {
     drop(store);
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     source.check_all(&store);
+}
+
+#[test]
+fn a_refused_commit_harms_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let mut source = Source::new(volume("t/a"), 1);
+    store.append_and_wait(source.commit()).unwrap();
+    let mut ahead = source.clone();
+    let (next, gap) = (ahead.commit(), ahead.commit());
+    let chunk = match &gap.records[0] {
+        Record::Chunk(chunk) => chunk.id,
+        other => panic!("{other:?}"),
+    };
+    let other = Source::new(volume("t/b"), 2).commit();
+    let (gap, other) = block_on(async { (store.append(gap).await, store.append(other).await) });
+    assert!(store.has_chunk_or_pending("t", chunk).unwrap());
+    assert!(matches!(block_on(gap), Err(StoreError::OutOfOrder { expected, .. }) if expected.seq == Seq(2)));
+    block_on(other).unwrap();
+    // Others may count on its chunks already.
+    assert!(store.has_chunk("t", chunk).unwrap() && !store.has_chunk("u", chunk).unwrap());
+    store.append_and_wait(next).unwrap();
+    assert_eq!(store.volume(&source.volume).unwrap().points, 2);
+}
+
+#[test]
+fn a_commit_larger_than_a_segment_is_one_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_bytes: 64 * 1024, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    let mut source = Source::new(volume("t/a"), 1);
+    store.append_and_wait(source.commit_of(9000)).unwrap();
+    store.append_and_wait(source.commit()).unwrap();
+    source.check_all(&store);
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = Store::open(dir.path(), options).unwrap();
+    assert!(store.opened().rebuilt && store.opened().damage.is_empty());
+    source.check_all(&store);
+}
+
+#[test]
+fn volumes_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    // A queue that is always full.
+    let options =
+        StoreOptions { segment_bytes: 256 * 1024, queue_bytes: 16 * 1024, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), options).unwrap();
+    let names = (0..8).map(|number| volume(&format!("t{}/v{number}", number % 3)));
+    let writers: Vec<_> = names
+        .map(|name| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                let mut source = Source::new(name, 4);
+                for _ in 0..40 {
+                    let receipts: Vec<_> = (0..3).map(|_| block_on(store.append(source.commit()))).collect();
+                    receipts.into_iter().for_each(|receipt| receipt.wait().unwrap());
+                    let last = store.volume(&source.volume).unwrap().last.id;
+                    assert_eq!(Some(&last), source.points.keys().next_back());
+                }
+                source
+            })
+        })
+        .collect();
+    let sources: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+    assert_eq!(store.volumes().len(), 8);
+    for source in &sources {
+        assert_eq!(store.points(&source.volume, Some(5)).unwrap().len(), 5);
+        source.check(&store, *source.points.keys().next_back().unwrap());
+    }
+}
+
+#[test]
+fn checkpoints_come_by_themselves_and_cost_only_what_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let mut source = Source::new(volume("t/a"), 1);
+    store.append_and_wait(source.commit_of(90_000)).unwrap();
+    let last = source.next_id();
+    store.append_and_wait(source.commit()).unwrap();
+    store.quiesce();
+    let info = store.volume(&source.volume).unwrap();
+    assert!(info.snapshot_bytes > 0 && !info.wants_checkpoint(), "{info:?}");
+    source.check(&store, last);
+    store.append_and_wait(source.commit_of(2)).unwrap();
+    let point = store.volume(&source.volume).unwrap().last.id;
+    let added = checkpoint::write(store.shared(), &source.volume, point).unwrap();
+    let all = info.snapshot_bytes as usize / (64 << 10);
+    assert!((1..=8).contains(&added) && all > 30, "{added} chunks of about {all} were new");
+    source.check(&store, point);
 }

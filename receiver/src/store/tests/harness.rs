@@ -48,6 +48,13 @@ impl Source {
         self.epoch = epoch;
     }
 
+    /// Forgets all but the first points.
+    pub(super) fn rewind(&mut self, points: usize) {
+        self.points = std::mem::take(&mut self.points).into_iter().take(points).collect();
+        self.last = self.points.keys().next_back().copied();
+        self.tree = self.last.map_or_else(Tree::new, |last| self.points[&last].clone());
+    }
+
     pub(super) fn next_id(&self) -> PointId {
         match self.last.filter(|last| last.epoch == self.epoch) {
             Some(last) => PointId::new(self.epoch, last.seq.next()),

@@ -1,0 +1,114 @@
+//! A crash before every sync, with everything a disk may have kept of what was not synced.
+
+use std::collections::BTreeMap;
+
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::{
+    harness::{Source, volume},
+    sim::{Left, SimDisk},
+};
+use crate::store::{Store, StoreError, StoreOptions, lock::StoreLock, open::open_on};
+
+pub(super) fn scratch() -> tempfile::TempDir {
+    // The index syncs its files; in memory that costs nothing, and it is not what is tested here.
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a scratch directory")
+}
+
+pub(super) fn open(disk: &SimDisk, dir: &std::path::Path) -> Result<Store, StoreError> {
+    let options = StoreOptions { segment_bytes: 64 * 1024, ..StoreOptions::default() };
+    open_on(std::sync::Arc::new(disk.clone()), dir, options, StoreLock::take(dir)?)
+}
+
+/// Writes commits of one volume until told otherwise or refused, and a checkpoint now and then.
+fn write(disk: &SimDisk, store: &Store, source: &mut Source, commits: usize) -> Result<(), StoreError> {
+    for number in 0..commits {
+        store.append_and_wait(source.commit())?;
+        disk.acknowledge();
+        if number % 20 == 19 {
+            let last = store.volume(&source.volume).expect("it has commits").last.id;
+            store.checkpoint(&source.volume, last)?;
+        }
+    }
+    Ok(())
+}
+
+/// The store offers a beginning of what was made, no shorter than what was acknowledged, and every point in it is right.
+fn check(store: &Store, source: &Source, acknowledged: u64, thorough: bool) -> u64 {
+    let points = match store.volume(&source.volume) {
+        Some(_) => store.points(&source.volume, None).expect("points"),
+        None => Vec::new(),
+    };
+    let offered = points.len() as u64;
+    assert!(offered >= acknowledged, "{acknowledged} were acknowledged, {offered} are there");
+    assert!(points.iter().map(|point| point.id).eq(source.points.keys().copied().take(points.len())));
+    let skip = if thorough { 0 } else { points.len().saturating_sub(2) };
+    points.iter().skip(skip).for_each(|point| source.check(store, point.id));
+    offered
+}
+
+#[test]
+fn no_crash_loses_what_was_acknowledged() {
+    let disk = SimDisk::new(BTreeMap::new());
+    disk.record(StdRng::seed_from_u64(7));
+    let mut source = Source::new(volume("t/a"), 3);
+    {
+        let dir = scratch();
+        let store = open(&disk, dir.path()).expect("a new store");
+        write(&disk, &store, &mut source, 60).expect("nothing fails");
+    }
+    let crashes = disk.recorded();
+    assert!(crashes.len() > 180, "{} crashes", crashes.len());
+    let mut torn = 0;
+    for (number, crash) in crashes.into_iter().enumerate() {
+        let (left, sync) = (crash.left, crash.sync);
+        let context = format!("crash {number} before sync {sync}, left {left:?}");
+        let disk = SimDisk::new(crash.files);
+        let dir = scratch();
+        let store = open(&disk, dir.path()).unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert_eq!(store.opened().damage, [], "{context}");
+        torn += usize::from(store.opened().torn);
+        let offered = check(&store, &source, crash.acknowledged, number % 16 == 0);
+        // What was offered once stays, though the next crash comes at once.
+        let again = disk.crash(Left::Nothing, &mut StdRng::seed_from_u64(number as u64));
+        drop(store);
+        let dir = scratch();
+        let disk = SimDisk::new(again);
+        let store = open(&disk, dir.path()).unwrap_or_else(|error| panic!("{context}, again: {error}"));
+        assert_eq!(check(&store, &source, offered, false), offered, "{context}");
+        // And it goes on from there.
+        let mut next = source.clone();
+        next.rewind(offered as usize);
+        store.append_and_wait(next.commit()).unwrap_or_else(|error| panic!("{context}, next: {error}"));
+        check(&store, &next, offered + 1, false);
+    }
+    assert!(torn > 20, "only {torn} images were torn: the test tests nothing");
+}
+
+#[test]
+fn after_an_error_of_the_disk_nothing_is_taken_until_the_store_is_reopened() {
+    let calls = {
+        let (disk, dir) = (SimDisk::new(BTreeMap::new()), scratch());
+        let store = open(&disk, dir.path()).expect("a new store");
+        write(&disk, &store, &mut Source::new(volume("t/a"), 3), 25).expect("nothing fails");
+        disk.calls()
+    };
+    for fail_from in 1..calls {
+        let (disk, dir) = (SimDisk::new(BTreeMap::new()), scratch());
+        let mut source = Source::new(volume("t/a"), 3);
+        let store = open(&disk, dir.path()).expect("a new store");
+        disk.fail_from(fail_from);
+        let error = write(&disk, &store, &mut source, 25).expect_err("the disk fails");
+        assert!(matches!(error, StoreError::Poisoned(_)), "{error}");
+        assert!(matches!(store.append_and_wait(source.commit()), Err(StoreError::Poisoned(_))));
+        assert!(matches!(store.refusal(), Some(StoreError::Poisoned(_))));
+        let acknowledged = store.volume(&source.volume).map_or(0, |info| info.points);
+        check(&store, &source, acknowledged, false);
+        drop(store);
+        let mut rng = StdRng::seed_from_u64(fail_from);
+        let disk = SimDisk::new(disk.crash(Left::Sectors(0.5), &mut rng));
+        let dir = scratch();
+        let store = open(&disk, dir.path()).expect("a store that lost its tail");
+        check(&store, &source, acknowledged, false);
+    }
+}
