@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, process::ExitCode};
 
+use tidelock_failover::FailoverError;
+
 /// Shown below `tidelock --help`.
 pub(crate) const HELP: &str = "Exit codes:\n  \
     0   done\n  \
@@ -33,6 +35,16 @@ impl Failure {
     pub(crate) fn usage(message: impl Display) -> Self {
         Self::new(USAGE, anyhow::anyhow!("{message}"))
     }
+
+    /// An operator's request that failed or was refused.
+    pub(crate) fn failover(error: FailoverError) -> Self {
+        let code = match () {
+            () if error.is_refusal() => REFUSED,
+            () if error.is_usage() => USAGE,
+            () => FAILED,
+        };
+        Self::new(code, error)
+    }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -46,11 +58,22 @@ pub(crate) fn report(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let line = format!("{:#}", failure.error).replace('\n', " ");
-            eprintln!("tidelock: {line}");
+            eprintln!("tidelock: {}", one_line(&failure.error));
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// The error and its causes, without those that the one before has told already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            line = if line.is_empty() { text } else { format!("{line}: {text}") };
+        }
+    }
+    line.replace('\n', " ")
 }
 
 /// Prints what clap says of the arguments; help and version are no failure.
@@ -58,4 +81,16 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be done about a closed terminal.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let told =
+            anyhow::anyhow!("disk full").context("cannot write x: disk full").context("restore\nfailed");
+        assert_eq!(one_line(&told), "restore failed: cannot write x: disk full");
+    }
 }

@@ -3,6 +3,13 @@
 //! What a command does belongs to the libraries, which neither print nor exit. Exit codes are in [`exit`].
 
 pub(crate) mod exit;
+pub(crate) mod output;
+mod pki;
+mod points;
+mod promote;
+mod restore;
+mod source;
+mod status;
 
 use std::process::ExitCode;
 
@@ -19,7 +26,13 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Points(points::Args),
+    Restore(restore::Args),
+    Promote(promote::Args),
+    Status(status::Args),
+    Pki(pki::Args),
+}
 
 /// Parses the command line, runs the command, and says how it ended.
 pub(crate) fn run() -> ExitCode {
@@ -30,5 +43,34 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<(), Failure> {
-    match command {}
+    match command {
+        Command::Points(args) => points::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::Promote(args) => promote::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Pki(args) => pki::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_age_is_not_taken_for_an_option() {
+        let parsed =
+            Cli::try_parse_from(["tidelock", "restore", "t/v", "--at", "-5m", "--to", "x", "--store", "s"]);
+        assert!(parsed.is_ok(), "{parsed:?}");
+        for bad in [&["tidelock"][..], &["tidelock", "points", "no-tenant"], &["tidelock", "promote", "t/v"]]
+        {
+            assert!(Cli::try_parse_from(bad).is_err(), "{bad:?}");
+        }
+    }
 }

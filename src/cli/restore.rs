@@ -1,0 +1,92 @@
+//! `tidelock restore`: a point as a directory, without touching the replication.
+
+use std::path::PathBuf;
+
+use tidelock_failover::{At, RestoreOptions, restore};
+use tidelock_proto::VolumeName;
+
+use super::{exit::Failure, output, source::Source};
+
+/// Which point, and into what.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
+    /// The volume, as TENANT/NAME
+    pub(crate) volume: VolumeName,
+    /// The directory; it is created, or must be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// The point: `latest`, EPOCH.SEQ, the newest not after a time (2026-01-31T12:30:00Z), or an age (-5m)
+    #[arg(long, default_value_t, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) at: At,
+    /// Take points whose files were copied one by one
+    #[arg(long, value_name = "fuzzy", value_parser = ["fuzzy"])]
+    pub(crate) accept: Option<String>,
+    /// Make a directory equal that is not empty: what differs is changed, WHAT IS NOT IN THE POINT IS DELETED
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Do not read files of the right size and modification time
+    #[arg(long)]
+    pub(crate) trust_mtime: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Write a recovery point to a directory; replication goes on
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    source: Source,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let target = &args.target;
+    let options = RestoreOptions {
+        at: target.at,
+        accept_fuzzy: target.accept.is_some(),
+        overwrite: target.overwrite,
+        trust_mtime: target.trust_mtime,
+    };
+    let access = args.source.open()?;
+    let bar = output::Bar::new(target.json);
+    let done = restore(&access, &target.volume, &target.to, &options, &|event| bar.on(event));
+    drop(bar);
+    let report = done.map_err(Failure::failover)?;
+    if target.json {
+        return Ok(output::json(&report)?);
+    }
+    output::facts(&[
+        ("restored", format!("{} {} to {}", report.volume, report.point.id, report.directory.display())),
+        ("cut at", format!("{} ({})", report.point.time, report.point.consistency)),
+        ("work", work(&report.work)),
+        ("took", output::duration(report.took_ms)),
+    ]);
+    warn(&report.work);
+    Ok(())
+}
+
+/// What was done to a directory, in a line.
+pub(crate) fn work(report: &tidelock_receiver::reconcile::Report) -> String {
+    format!(
+        "{} files written, {} unchanged, {} names removed; {} written, {} compared, {} fetched",
+        report.files_written,
+        report.files_unchanged,
+        report.removed,
+        output::bytes(report.bytes_written),
+        output::bytes(report.bytes_compared),
+        output::bytes(report.bytes_fetched),
+    )
+}
+
+/// Says what this user could not set.
+pub(crate) fn warn(report: &tidelock_receiver::reconcile::Report) {
+    if report.refused > 0 {
+        let examples = report.refused_examples.join(", ");
+        eprintln!(
+            "tidelock: {} attributes were not permitted to this user ({examples}): run as root to have them all",
+            report.refused
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! Where an operator's commands look: a running receiver, or the store of one that is gone.
+
+use std::path::PathBuf;
+
+use tidelock_failover::Access;
+
+use super::exit::Failure;
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Where")]
+pub(crate) struct Source {
+    /// The receiver to ask
+    #[arg(long, env = "TIDELOCK_RECEIVER", value_name = "HOST:PORT")]
+    receiver: Option<String>,
+    /// Directory with the operator's tls.crt, tls.key and ca.crt
+    #[arg(long, env = "TIDELOCK_IDENTITY", value_name = "DIR")]
+    identity: Option<PathBuf>,
+    /// Open this store directly, instead of asking a receiver; none may be using it
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+impl Source {
+    pub(crate) fn open(&self) -> Result<Access, Failure> {
+        let access = match (&self.store, &self.receiver, &self.identity) {
+            (Some(store), ..) => Access::direct(store),
+            (None, Some(receiver), Some(identity)) => Access::remote(receiver, identity),
+            (None, Some(_), None) => {
+                return Err(Failure::usage(
+                    "--identity DIR is missing: the operator's certificate (or set TIDELOCK_IDENTITY)",
+                ));
+            }
+            (None, None, _) => {
+                return Err(Failure::usage(
+                    "say where to look: --receiver HOST:PORT and --identity DIR, or --store DIR",
+                ));
+            }
+        };
+        access.map_err(Failure::failover)
+    }
+
+    /// What the next command needs to reach the same receiver, as far as it is known.
+    pub(crate) fn receiver(&self) -> Option<&str> {
+        if self.store.is_none() { self.receiver.as_deref() } else { None }
+    }
+}
