@@ -133,8 +133,9 @@ impl Catalogue {
         let mut put = |key, value| puts.push(Put { table: Table::Catalogue, key, value });
         let volume = match fact {
             Fact::Ops => return,
-            Fact::Chunk { tenant, id } => {
-                puts.push(Put { table: Table::Chunks, key: key::chunk(tenant, id), value: placed });
+            Fact::Chunk { tenant, id, len } => {
+                let value = PlaceMessage { content_len: *len, ..place.into() }.encode_to_vec();
+                puts.push(Put { table: Table::Chunks, key: key::chunk(tenant, id), value });
                 return;
             }
             Fact::Tag { volume, point, tag } => {
@@ -241,6 +242,11 @@ struct PointEntry {
 pub(crate) fn decode_point(value: &[u8]) -> Option<(Place, Point)> {
     let entry = PointEntry::decode(value).ok()?;
     Some((entry.place?.into(), wire::point_from_wire(entry.point?).ok()?))
+}
+
+/// Reads the length of a chunk's content from the index.
+pub(crate) fn decode_content_len(value: &[u8]) -> Option<u32> {
+    PlaceMessage::decode(value).ok().map(|place| place.content_len)
 }
 
 /// Reads a place of the index.

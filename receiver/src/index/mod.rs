@@ -71,7 +71,7 @@ struct Flush {
 }
 
 /// The version of the index's layout; another one is rebuilt.
-const INDEX_VERSION: u8 = 1;
+const INDEX_VERSION: u8 = 2;
 const MARK_KEY: &[u8] = b"m";
 
 impl Index {

@@ -102,11 +102,14 @@ pub struct PlaceMessage {
     pub offset: u32,
     #[prost(uint32, tag = "3")]
     pub len: u32,
+    /// Of a chunk in the index: the length of its content. 0 for all else.
+    #[prost(uint32, tag = "4")]
+    pub content_len: u32,
 }
 
 impl From<Place> for PlaceMessage {
     fn from(place: Place) -> Self {
-        Self { segment: place.segment, offset: place.offset, len: place.len }
+        Self { segment: place.segment, offset: place.offset, len: place.len, content_len: 0 }
     }
 }
 
@@ -176,7 +179,7 @@ pub struct TagBody {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact {
     /// A chunk is here.
-    Chunk { tenant: String, id: ChunkId },
+    Chunk { tenant: String, id: ChunkId, len: u32 },
     /// A point is sealed here.
     Commit { volume: VolumeName, point: Point, ops_bytes: u64 },
     /// The tree of a point is listed here.
@@ -206,7 +209,7 @@ impl Fact {
         match Kind::from_tag(tag)? {
             Kind::Chunk => {
                 let chunk = ChunkEntry::decode(body)?;
-                Some(Self::Chunk { tenant: chunk.tenant, id: chunk.id })
+                Some(Self::Chunk { tenant: chunk.tenant, id: chunk.id, len: chunk.len })
             }
             Kind::Ops => Some(Self::Ops),
             Kind::Commit => {

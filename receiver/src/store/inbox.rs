@@ -34,8 +34,8 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
-    /// Chunks queued or written and not yet durable, and how often.
-    pending: HashMap<Vec<u8>, u32>,
+    /// Chunks queued or written and not yet durable: the length of the content, and how often.
+    pending: HashMap<Vec<u8>, (u32, u32)>,
     /// Why nothing more is taken.
     refusal: Option<StoreError>,
 }
@@ -49,8 +49,8 @@ impl Inbox {
             let _ = reply.send(Err(refusal.clone()));
             return Receipt(receipt);
         }
-        for key in chunk_keys(&batch) {
-            *state.pending.entry(key).or_default() += 1;
+        for (key, len) in chunk_keys(&batch) {
+            state.pending.entry(key).or_insert((len, 0)).1 += 1;
         }
         state.waiting.push_back(Waiting { batch, reply, room });
         drop(state);
@@ -78,8 +78,9 @@ impl Inbox {
         Some(taken)
     }
 
-    pub(super) fn is_pending(&self, key: &[u8]) -> bool {
-        self.state.lock().pending.contains_key(key)
+    /// The length of a pending chunk's content.
+    pub(super) fn pending_len(&self, key: &[u8]) -> Option<u32> {
+        self.state.lock().pending.get(key).map(|(len, _)| *len)
     }
 
     /// The chunks of these batches are durable and in the index.
@@ -87,7 +88,7 @@ impl Inbox {
         let mut state = self.state.lock();
         for key in keys {
             match state.pending.get_mut(&key) {
-                Some(count) if *count > 1 => *count -= 1,
+                Some((_, count)) if *count > 1 => *count -= 1,
                 _ => drop(state.pending.remove(&key)),
             }
         }
@@ -113,10 +114,10 @@ impl Inbox {
     }
 }
 
-/// The index keys of the chunks in a batch.
-pub(super) fn chunk_keys(batch: &Batch) -> impl Iterator<Item = Vec<u8>> {
+/// The chunks in a batch: their keys in the index, and the lengths of their content.
+pub(super) fn chunk_keys(batch: &Batch) -> impl Iterator<Item = (Vec<u8>, u32)> {
     batch.records.iter().filter_map(|record| match record {
-        Record::Chunk(chunk) => Some(key::chunk(&chunk.tenant, &chunk.id)),
+        Record::Chunk(chunk) => Some((key::chunk(&chunk.tenant, &chunk.id), chunk.len)),
         _ => None,
     })
 }

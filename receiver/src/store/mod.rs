@@ -40,7 +40,7 @@ pub use error::{Cause, StoreError};
 pub use read::StoredChunk;
 
 use crate::{
-    catalogue::Catalogue,
+    catalogue::{Catalogue, decode_content_len},
     index::{Index, Table, key},
     limits,
     log::{Damage, reader::LogReader},
@@ -139,7 +139,7 @@ impl Store {
     /// The points of a volume, oldest first: all, or this many of the newest.
     pub fn points(&self, volume: &VolumeName, newest: Option<usize>) -> Result<Vec<Point>, StoreError> {
         let (first, last) = (PointId::default(), PointId::new(Epoch(u64::MAX), Seq(u64::MAX)));
-        self.shared().points(volume, first, last, newest.unwrap_or(usize::MAX))
+        self.shared().points(volume, first, last, true, newest.unwrap_or(usize::MAX))
     }
 
     /// At most `limit` points before `before`, the nearest ones, oldest first: a volume's points page by page.
@@ -153,7 +153,17 @@ impl Store {
             Some(seq) => PointId::new(before.epoch, Seq(seq)),
             None => PointId::new(Epoch(before.epoch.0.saturating_sub(1)), Seq(u64::MAX)),
         };
-        self.shared().points(volume, PointId::default(), last, limit)
+        self.shared().points(volume, PointId::default(), last, true, limit)
+    }
+
+    /// At most `limit` points from `first` on, itself included, oldest first: a volume's points page by page.
+    pub fn points_from(
+        &self,
+        volume: &VolumeName,
+        first: PointId,
+        limit: usize,
+    ) -> Result<Vec<Point>, StoreError> {
+        self.shared().points(volume, first, PointId::new(Epoch(u64::MAX), Seq(u64::MAX)), false, limit)
     }
 
     /// One point, with its tags.
@@ -228,17 +238,6 @@ impl Store {
         checkpoint::write(self.shared(), volume, point).map(drop)
     }
 
-    /// Writes a checkpoint from a tree the caller has, which must be the point's. This is how a volume whose log is damaged
-    /// gets whole again: the points from here on can be opened, whatever is before them.
-    pub fn checkpoint_tree(
-        &self,
-        volume: &VolumeName,
-        point: PointId,
-        tree: &Tree,
-    ) -> Result<(), StoreError> {
-        checkpoint::write_tree(self.shared(), volume, point, tree).map(drop)
-    }
-
     /// Waits until no checkpoint is due or being written.
     #[cfg(test)]
     fn quiesce(&self) {
@@ -248,6 +247,11 @@ impl Store {
     /// Why the store takes no writes, if it does not.
     pub fn refusal(&self) -> Option<StoreError> {
         self.shared().inbox.refusal()
+    }
+
+    /// The length of a chunk's content, if [`Store::has_chunk_or_pending`]: a piece of a file must lie within it.
+    pub fn chunk_len_or_pending(&self, tenant: &str, id: ChunkId) -> Result<Option<u32>, StoreError> {
+        self.shared().chunk_len_or_pending(tenant, id)
     }
 
     fn shared(&self) -> &Shared {
@@ -263,9 +267,17 @@ impl std::fmt::Debug for Store {
 
 impl Shared {
     fn has_chunk_or_pending(&self, tenant: &str, id: ChunkId) -> Result<bool, StoreError> {
+        Ok(self.chunk_len_or_pending(tenant, id)?.is_some())
+    }
+
+    fn chunk_len_or_pending(&self, tenant: &str, id: ChunkId) -> Result<Option<u32>, StoreError> {
         let key = key::chunk(tenant, &id);
         // In this order: a chunk is in the index before it stops being pending.
-        Ok(self.inbox.is_pending(&key) || self.index.get(Table::Chunks, &key)?.is_some())
+        if let Some(len) = self.inbox.pending_len(&key) {
+            return Ok(Some(len));
+        }
+        let value = self.index.get(Table::Chunks, &key)?;
+        Ok(value.and_then(|value| decode_content_len(&value)))
     }
 }
 

@@ -71,12 +71,14 @@ impl Shared {
         Err(StoreError::NoSuchPoint(volume.clone(), id))
     }
 
-    /// The points from `first` to `last`, both included: the newest `limit` of them, oldest first, with their tags.
+    /// The points from `first` to `last`, both included: the newest or the oldest `limit` of them, oldest first, with their
+    /// tags.
     pub(super) fn points(
         &self,
         volume: &VolumeName,
         first: PointId,
         last: PointId,
+        newest: bool,
         limit: usize,
     ) -> Result<Vec<Point>, StoreError> {
         if self.volumes.read().get(volume).is_none() {
@@ -84,7 +86,11 @@ impl Shared {
         }
         let (from, to) = (key::point(key::POINT, volume, first), end_key(key::POINT, volume, last));
         let mut points = Vec::new();
-        for (entry, value) in self.index.range(&from, &to, true, limit)?.iter().rev() {
+        let mut pairs = self.index.range(&from, &to, newest, limit)?;
+        if newest {
+            pairs.reverse();
+        }
+        for (entry, value) in &pairs {
             let id = key::read_point(entry).map_or_else(PointId::default, |(id, _)| id);
             points.push(decode_point(value).ok_or_else(|| unreadable(volume, id, "index entry"))?.1);
         }

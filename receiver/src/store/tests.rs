@@ -158,3 +158,20 @@ fn checkpoints_come_by_themselves_and_cost_only_what_changed() {
     assert!((1..=8).contains(&added) && all > 30, "{added} chunks of about {all} were new");
     source.check(&store, point);
 }
+
+#[test]
+fn the_length_of_a_chunk_is_known_before_and_after_it_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let id = tidelock_proto::ChunkKey::of_tenant("t").id(b"a page");
+    let mut batch = Batch::new();
+    batch.push_chunk("t", id, tidelock_proto::chunk::Codec::Raw, 6, Bytes::from_static(b"a page"));
+    let receipt = block_on(store.append(batch));
+    assert_eq!(store.chunk_len_or_pending("t", id).unwrap(), Some(6));
+    receipt.wait().unwrap();
+    assert_eq!(store.chunk_len_or_pending("t", id).unwrap(), Some(6));
+    assert_eq!(store.chunk_len_or_pending("u", id).unwrap(), None, "chunks of a tenant are its own");
+    drop(store);
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    assert_eq!(store.chunk_len_or_pending("t", id).unwrap(), Some(6));
+}

@@ -119,7 +119,8 @@ impl Writer {
                 }
             }
         }
-        self.shared.inbox.settle(taken.iter().flat_map(|waiting| chunk_keys(&waiting.batch)));
+        let keys = taken.iter().flat_map(|waiting| chunk_keys(&waiting.batch)).map(|(key, _)| key);
+        self.shared.inbox.settle(keys);
         for volume in group.touched {
             if let Some(info) = self.ahead.get(&volume).filter(|info| info.wants_checkpoint()) {
                 self.shared.checkpoints.want(volume, info.last.id);
@@ -151,7 +152,8 @@ impl Writer {
                 let head = chunk.encode_head();
                 fits(head.len() + chunk.payload.len(), "chunk")?;
                 let place = self.log.append(Kind::Chunk, &[&head, &chunk.payload])?;
-                self.apply(&Fact::Chunk { tenant: chunk.tenant.clone(), id: chunk.id }, place, None);
+                let tenant = chunk.tenant.clone();
+                self.apply(&Fact::Chunk { tenant, id: chunk.id, len: chunk.len }, place, None);
             }
             Record::Commit(commit) => self.append_commit(commit)?,
             Record::Checkpoint { volume, point, chunks, snapshot_bytes } => {
