@@ -1,8 +1,21 @@
-//! The receiving side: what is durable, and what can be made of it.
+//! The receiver: ingest → log → journal → image → open a point.
 
 mod catalogue;
+mod config;
+mod error;
+mod http;
 pub mod index;
 pub mod limits;
 pub mod log;
+pub mod metrics;
+mod operator;
 pub mod reconcile;
+mod run;
+mod server;
+pub mod session;
 pub mod store;
+pub mod volume;
+
+pub use config::Config;
+pub use error::RunError;
+pub use run::run;

@@ -1,4 +1,4 @@
-//! Every limit of the receiver's store, in one place. Those of the model and the wire are in [`tidelock_proto::limits`].
+//! Every limit of the receiver, in one place. Those of the model and the wire are in [`tidelock_proto::limits`].
 
 use std::time::Duration;
 
@@ -61,3 +61,47 @@ pub const RECONCILE_LABEL_MAX_BYTES: usize = 512;
 pub const RECONCILE_EXAMPLES: usize = 5;
 /// Longest value of one extended attribute (`XATTR_SIZE_MAX` of Linux), in bytes.
 pub const XATTR_VALUE_MAX_BYTES: usize = 64 * 1024;
+
+// Sessions.
+
+/// Chunks that come without a commit wait this long for one, so that both are one append and one fsync.
+pub const CHUNK_HOLD: Duration = Duration::from_millis(20);
+/// Chunks are appended at the latest when this many bytes of them wait.
+pub const APPEND_BYTES: usize = 1024 * 1024;
+/// A session's input is not read while more bytes of it than this wait for their fsync. One commit may be larger.
+pub const UNDURABLE_MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Chunks up to this length are proven where they arrive: about 30 µs of work, less than two hand-overs cost.
+pub const INLINE_CHECK_BYTES: usize = 32 * 1024;
+/// Content of chunks of one session that is being proven elsewhere, in bytes; beyond it the session reads no further.
+pub const CHECKING_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Frames of one session that wait behind a chunk that is being proven.
+pub const HELD_FRAMES: usize = 256;
+/// Operations longer than this are applied beside the runtime's own work, in bytes.
+pub const INLINE_OPS_BYTES: usize = 64 * 1024;
+/// Frames handled in one go before everything else of the session gets its turn.
+pub const FRAMES_PER_TURN: usize = 32;
+/// Bytes of frames that wait in a session's writer before no more are produced.
+pub const OUTGOING_BYTES: usize = 128 * 1024;
+/// The first frame of a stream must have come within this time.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last frames of a session may take to be sent.
+pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a receiver that shuts down waits for its sessions.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A volume's tree is dropped when its sidecar has been away for this long.
+pub const IDLE_TREE: Duration = Duration::from_secs(10 * 60);
+/// How often idle trees are looked for.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the store is asked whether it still takes writes.
+pub const STORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+// Operators.
+
+/// Points read from the store at once for a list.
+pub const POINTS_PAGE: usize = 4096;
+/// Chunks read from the store before they are sent, at most.
+pub const CHUNKS_PER_READ: usize = 16;
+/// Chunk ids in one request.
+pub const CHUNKS_PER_REQUEST: usize = 16 * 1024;
+/// Trees built for operators at once.
+pub const TREES_AT_ONCE: usize = 4;

@@ -1,0 +1,18 @@
+//! How a receiver is told what to do.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+/// What [`crate::run`] needs. Checked before anything is bound.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The store; created if it is not there.
+    pub store: PathBuf,
+    /// UDP address for sidecars and operators; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Directory with `tls.crt`, `tls.key` and `ca.crt`.
+    pub identity: PathBuf,
+    /// TCP address for health and metrics, which are plain HTTP; port 0 takes a free one.
+    pub http: SocketAddr,
+    /// Where to write the bound addresses once everything listens: the UDP one and the TCP one, a line each. It appears whole.
+    pub port_file: Option<PathBuf>,
+}

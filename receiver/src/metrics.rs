@@ -1,0 +1,294 @@
+//! What a receiver counts. Names carry their unit; lag in seconds is the headline.
+//!
+//! Counters are moved where things happen. Gauges of volumes are set at the moment somebody asks, from the store and
+//! from what is live, so that an idle volume's lag grows without any timer.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use tidelock_proto::VolumeName;
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    lag: Family<OfVolume, Seconds>,
+    clock_offset: Family<OfVolume, Seconds>,
+    points: Family<OfVolume, Gauge>,
+    epoch: Family<OfVolume, Gauge>,
+    connected: Family<OfVolume, Gauge>,
+    behind: Family<OfVolume, Gauge>,
+    commits: Family<OfVolume, Counter>,
+    chunk_bytes: Family<OfVolume, Counter>,
+    chunks: Family<OfVolume, Counter>,
+    duplicates: Family<OfVolume, Counter>,
+    durable: Histogram,
+    sessions: Gauge,
+    refused_peers: Counter,
+    refused_streams: Counter,
+    broken_streams: Counter,
+    fenced: Counter,
+    poisoned: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfVolume {
+    tenant: String,
+    volume: String,
+}
+
+/// A volume at the moment somebody asks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VolumeGauges {
+    /// `u64::MAX` if nothing is covered.
+    pub lag_ns: u64,
+    /// Receiver's clock minus source's, as of the newest heartbeat, its way included.
+    pub clock_offset_ns: Option<i64>,
+    /// Points in the store.
+    pub points: u64,
+    /// The current epoch.
+    pub epoch: u64,
+    /// A session is running.
+    pub connected: bool,
+    /// Bytes the sidecar knows to have changed and has not committed.
+    pub behind_bytes: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // From a fast NVMe drive to a disk in trouble.
+        let durable = Histogram::new([
+            0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+            10.0,
+        ]);
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("tidelock")),
+            lag: Family::default(),
+            clock_offset: Family::default(),
+            points: Family::default(),
+            epoch: Family::default(),
+            connected: Family::default(),
+            behind: Family::default(),
+            commits: Family::default(),
+            chunk_bytes: Family::default(),
+            chunks: Family::default(),
+            duplicates: Family::default(),
+            durable,
+            sessions: Gauge::default(),
+            refused_peers: Counter::default(),
+            refused_streams: Counter::default(),
+            broken_streams: Counter::default(),
+            fenced: Counter::default(),
+            poisoned: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) {
+        let mut to = self.registry.lock();
+        let (s, b) = (Unit::Seconds, Unit::Bytes);
+        to.register_with_unit(
+            "lag",
+            "Now minus the newest instant covered by a durable point",
+            s.clone(),
+            self.lag.clone(),
+        );
+        to.register_with_unit(
+            "clock_offset",
+            "Receiver's clock minus source's, the way of a heartbeat included",
+            s.clone(),
+            self.clock_offset.clone(),
+        );
+        to.register("points", "Recovery points in the journal", self.points.clone());
+        to.register("epoch", "Writer epoch", self.epoch.clone());
+        to.register("connected", "1 while a sidecar's session runs", self.connected.clone());
+        to.register_with_unit(
+            "behind",
+            "Changed at the source and not committed yet, as the sidecar says",
+            b.clone(),
+            self.behind.clone(),
+        );
+        to.register("commits", "Commits taken", self.commits.clone());
+        to.register_with_unit("received", "Payload of chunks received", b, self.chunk_bytes.clone());
+        to.register("chunks", "Chunks received", self.chunks.clone());
+        to.register("chunks_deduplicated", "Chunks received that were held already", self.duplicates.clone());
+        to.register_with_unit(
+            "durable",
+            "From handing records to the log until their fsync is done",
+            s,
+            self.durable.clone(),
+        );
+        to.register("sessions", "Sidecar sessions running", self.sessions.clone());
+        to.register("peers_refused", "Peers whose certificate was refused", self.refused_peers.clone());
+        to.register(
+            "streams_refused",
+            "Requests refused for lack of permission or a wrong version",
+            self.refused_streams.clone(),
+        );
+        to.register(
+            "streams_broken",
+            "Streams ended because of a frame that made no sense",
+            self.broken_streams.clone(),
+        );
+        to.register("writers_fenced", "Writers turned away because of a promotion", self.fenced.clone());
+        to.register(
+            "store_poisoned",
+            "1 after a write failed: nothing is taken until a restart",
+            self.poisoned.clone(),
+        );
+    }
+
+    /// All of it in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry.lock()).expect("a string takes everything");
+        text
+    }
+
+    /// Sets a volume's gauges.
+    pub fn set_volume(&self, volume: &VolumeName, gauges: &VolumeGauges) {
+        let label = of(volume);
+        if gauges.lag_ns != u64::MAX {
+            self.lag.get_or_create(&label).set(seconds(gauges.lag_ns as f64));
+        }
+        if let Some(offset) = gauges.clock_offset_ns {
+            self.clock_offset.get_or_create(&label).set(seconds(offset as f64));
+        }
+        self.points.get_or_create(&label).set(signed(gauges.points));
+        self.epoch.get_or_create(&label).set(signed(gauges.epoch));
+        self.connected.get_or_create(&label).set(i64::from(gauges.connected));
+        self.behind.get_or_create(&label).set(signed(gauges.behind_bytes));
+    }
+
+    /// Commits were taken.
+    pub fn add_commits(&self, volume: &VolumeName, commits: u64) {
+        self.commits.get_or_create(&of(volume)).inc_by(commits);
+    }
+
+    /// Chunks came, some of which were held already.
+    pub fn add_chunks(&self, volume: &VolumeName, chunks: u64, duplicates: u64, payload_bytes: u64) {
+        let label = of(volume);
+        self.chunks.get_or_create(&label).inc_by(chunks);
+        self.duplicates.get_or_create(&label).inc_by(duplicates);
+        self.chunk_bytes.get_or_create(&label).inc_by(payload_bytes);
+    }
+
+    /// Records became durable this long after they were handed to the log.
+    pub fn observe_durable(&self, time: Duration) {
+        self.durable.observe(time.as_secs_f64());
+    }
+
+    /// A session began; it ends when the answer is dropped.
+    pub fn begin_session(&self) -> SessionGauge {
+        self.sessions.inc();
+        SessionGauge(self.sessions.clone())
+    }
+
+    /// A peer's certificate was refused.
+    pub fn on_refused_peer(&self) {
+        self.refused_peers.inc();
+    }
+
+    /// A peer asked for what it may not have.
+    pub fn on_refused_stream(&self) {
+        self.refused_streams.inc();
+    }
+
+    /// A stream was ended because a frame made no sense.
+    pub fn on_broken_stream(&self) {
+        self.broken_streams.inc();
+    }
+
+    /// A writer was told of a newer epoch.
+    pub fn on_fenced(&self) {
+        self.fenced.inc();
+    }
+
+    /// The store takes no writes any more.
+    pub fn on_poisoned(&self) {
+        self.poisoned.set(1);
+    }
+}
+
+/// Counts a session for as long as it lives.
+#[derive(Debug)]
+pub struct SessionGauge(Gauge);
+
+impl Drop for SessionGauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn of(volume: &VolumeName) -> OfVolume {
+    OfVolume { tenant: volume.tenant().to_owned(), volume: volume.name().to_owned() }
+}
+
+fn seconds(nanoseconds: f64) -> f64 {
+    nanoseconds / 1e9
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_their_unit() {
+        let metrics = Metrics::default();
+        let volume = "acme/pg".parse().expect("name");
+        let gauges = VolumeGauges {
+            lag_ns: 1_500_000_000,
+            clock_offset_ns: Some(-250_000_000),
+            points: 7,
+            epoch: 2,
+            connected: true,
+            behind_bytes: 4096,
+        };
+        metrics.set_volume(&volume, &gauges);
+        metrics.add_chunks(&volume, 3, 1, 12_288);
+        metrics.observe_durable(Duration::from_micros(200));
+        let session = metrics.begin_session();
+        let text = metrics.encode();
+        for line in [
+            "tidelock_lag_seconds{tenant=\"acme\",volume=\"pg\"} 1.5",
+            "tidelock_clock_offset_seconds{tenant=\"acme\",volume=\"pg\"} -0.25",
+            "tidelock_received_bytes_total{tenant=\"acme\",volume=\"pg\"} 12288",
+            "tidelock_chunks_deduplicated_total{tenant=\"acme\",volume=\"pg\"} 1",
+            "tidelock_durable_seconds_bucket{le=\"0.00025\"} 1",
+            "tidelock_sessions 1",
+        ] {
+            assert!(text.contains(line), "no {line:?} in\n{text}");
+        }
+        drop(session);
+        assert!(metrics.encode().contains("tidelock_sessions 0"));
+    }
+
+    #[test]
+    fn a_volume_without_points_has_no_lag() {
+        let metrics = Metrics::default();
+        let gauges = VolumeGauges {
+            lag_ns: u64::MAX,
+            clock_offset_ns: None,
+            points: 0,
+            epoch: 1,
+            connected: true,
+            behind_bytes: 0,
+        };
+        metrics.set_volume(&"acme/pg".parse().expect("name"), &gauges);
+        assert!(!metrics.encode().contains("lag_seconds{"));
+    }
+}

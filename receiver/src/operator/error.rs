@@ -1,0 +1,53 @@
+//! Why an operator's request fails, and the code it is told.
+
+use thiserror::Error;
+use tidelock_proto::{
+    Epoch, ids::VolumeNameError, transport::FrameError, wire::PROTOCOL_VERSION, wire::WireError,
+};
+
+use crate::store::StoreError;
+
+/// See `docs/protocol.md` for the codes.
+#[derive(Debug, Error)]
+pub(super) enum OperatorError {
+    #[error(
+        "protocol version {0} is not spoken here, only {PROTOCOL_VERSION}: run the same release on both sides"
+    )]
+    Version(u32),
+    #[error(transparent)]
+    Name(#[from] VolumeNameError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("{0}")]
+    BadRequest(&'static str),
+    #[error("{peer} may not {what}: its certificate does not allow it")]
+    NotPermitted { peer: String, what: String },
+    #[error("the epoch is {current}, not {expected}: somebody else promoted the volume")]
+    Epoch { current: Epoch, expected: Epoch },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is nobody to be told.
+    #[error(transparent)]
+    Gone(#[from] FrameError),
+}
+
+impl OperatorError {
+    /// `Failed.code` of the protocol.
+    pub(super) fn code(&self) -> u32 {
+        match self {
+            Self::Version(_) | Self::Name(_) | Self::Wire(_) | Self::BadRequest(_) | Self::Gone(_) => 1,
+            Self::NotPermitted { .. } => 2,
+            Self::Epoch { .. } => 5,
+            Self::Store(error) => match error {
+                StoreError::Limit(_) => 1,
+                StoreError::NoSuchVolume(_) => 3,
+                StoreError::NoSuchPoint(..) => 4,
+                StoreError::EpochMoved { .. } | StoreError::Fenced { .. } => 5,
+                // Ids of chunks come from trees, so one that is not there was lost.
+                StoreError::NoSuchChunk(_) => 6,
+                error if error.is_damage() => 6,
+                _ => 7,
+            },
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What operators ask: one request a stream, answered by data frames and then `Done`, or by `Failed` at any point.
+//!
+//! Every request names one volume and is allowed or not before the store is looked at, so that an operator of another tenant
+//! cannot tell a volume that exists from one that does not.
+
+mod error;
+mod promote;
+mod read;
+mod status;
+
+use tidelock_proto::{
+    VolumeName,
+    identity::{Peer, Role},
+    transport::FrameWriter,
+    wire::{
+        PROTOCOL_VERSION, WireError,
+        messages::{Done, Failed, OperatorReply, OperatorRequest, ReplyKind, RequestKind},
+    },
+};
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
+
+pub(crate) use status::observe;
+
+use crate::{
+    limits,
+    server::{Context, finish},
+};
+use error::OperatorError;
+
+/// Serves an operator's stream from its request on.
+pub(crate) async fn serve(context: &Context, peer: &Peer, request: OperatorRequest, writer: FrameWriter) {
+    let mut replies = Replies { writer };
+    let Err(failure) = answer(context, peer, request, &mut replies).await else { return };
+    let reason = failure.to_string();
+    match &failure {
+        OperatorError::Gone(_) => return debug!(%peer, %reason, "operator left before the end of its answer"),
+        OperatorError::NotPermitted { .. } | OperatorError::Version(_) => {
+            context.metrics.on_refused_stream();
+            warn!(%peer, %reason, "operator refused");
+        }
+        OperatorError::Wire(_) | OperatorError::BadRequest(_) => {
+            context.metrics.on_broken_stream();
+            warn!(%peer, %reason, "operator's request makes no sense");
+        }
+        OperatorError::Store(failure) if failure.is_damage() => {
+            error!(%peer, %reason, "operator's request failed")
+        }
+        _ => info!(%peer, %reason, "operator's request failed"),
+    }
+    let last = async {
+        replies.send(ReplyKind::Failed(Failed { reason, code: failure.code() })).await?;
+        finish(&mut replies.writer).await.map_err(OperatorError::from)
+    };
+    let _ = timeout(limits::LAST_WORDS_TIMEOUT, last).await;
+}
+
+/// The stream of replies.
+struct Replies {
+    writer: FrameWriter,
+}
+
+impl Replies {
+    /// Adds a frame; waits while the operator does not read.
+    async fn send(&mut self, kind: ReplyKind) -> Result<(), OperatorError> {
+        Ok(self.writer.feed(&OperatorReply { kind: Some(kind) }).await?)
+    }
+}
+
+async fn answer(
+    context: &Context,
+    peer: &Peer,
+    request: OperatorRequest,
+    replies: &mut Replies,
+) -> Result<(), OperatorError> {
+    if request.version != PROTOCOL_VERSION {
+        return Err(OperatorError::Version(request.version));
+    }
+    if !matches!(peer.role, Role::Operator { .. }) {
+        return Err(OperatorError::NotPermitted {
+            peer: peer.to_string(),
+            what: "ask as an operator".to_owned(),
+        });
+    }
+    let permitted = |volume: &str| permit(peer, volume);
+    match request.kind.ok_or(WireError::Missing("request"))? {
+        RequestKind::Status(_) => status::answer(context, peer, replies).await?,
+        RequestKind::Points(request) => {
+            read::points(context, permitted(&request.volume)?, request.newest, replies).await?;
+        }
+        RequestKind::Tree(request) => {
+            read::tree(context, permitted(&request.volume)?, request.point, replies).await?;
+        }
+        RequestKind::Chunks(request) => {
+            read::chunks(context, permitted(&request.volume)?, &request.ids, replies).await?;
+        }
+        RequestKind::Promote(request) => {
+            promote::answer(context, peer, permitted(&request.volume)?, &request, replies).await?;
+        }
+        RequestKind::Tag(request) => {
+            tag(context, permitted(&request.volume)?, request.point, &request.tag).await?
+        }
+    }
+    replies.send(ReplyKind::Done(Done {})).await?;
+    Ok(finish(&mut replies.writer).await?)
+}
+
+fn permit(peer: &Peer, volume: &str) -> Result<VolumeName, OperatorError> {
+    let volume: VolumeName = volume.parse()?;
+    if peer.may_operate(&volume) {
+        return Ok(volume);
+    }
+    Err(OperatorError::NotPermitted { peer: peer.to_string(), what: format!("touch volume {volume}") })
+}
+
+async fn tag(
+    context: &Context,
+    volume: VolumeName,
+    point: Option<tidelock_proto::wire::messages::PointId>,
+    tag: &str,
+) -> Result<(), OperatorError> {
+    let point = tidelock_proto::wire::point_id_from_wire(point)?;
+    if tag.is_empty() || tag.chars().any(char::is_control) {
+        return Err(OperatorError::BadRequest("a tag is empty or has control characters"));
+    }
+    context.store.tag(&volume, point, tag).await.await?;
+    info!(%volume, %point, tag, "point tagged");
+    Ok(())
+}

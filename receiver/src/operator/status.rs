@@ -1,0 +1,127 @@
+//! What is known of a volume now: for `Status` and for the metrics.
+
+use std::collections::BTreeSet;
+
+use tidelock_proto::{
+    VolumeName,
+    identity::Peer,
+    tree::Totals,
+    wire::{
+        self,
+        messages::{Heartbeat, ReplyKind, VolumeStatus},
+    },
+};
+
+use super::{OperatorError, Replies};
+use crate::{
+    metrics::VolumeGauges,
+    server::{Context, blocking},
+    store::VolumeInfo,
+    volume::lag_ns,
+};
+
+/// A volume at one instant.
+pub(crate) struct Observed {
+    pub(crate) name: VolumeName,
+    info: Option<VolumeInfo>,
+    connected: bool,
+    heartbeat: Option<Heartbeat>,
+    heard_ns: u64,
+    lag_ns: u64,
+    /// Of the newest point, if it is known without building its tree.
+    totals: Option<Totals>,
+}
+
+/// Everything in the store, and what is connected and has no point yet.
+pub(crate) fn observe(context: &Context, now_ns: u64) -> Vec<Observed> {
+    let mut names: BTreeSet<VolumeName> = context.store.volumes().into_iter().collect();
+    names.extend(
+        context.volumes.all().iter().filter(|volume| volume.live().connected).map(|v| v.name.clone()),
+    );
+    names.into_iter().map(|name| observe_one(context, name, now_ns)).collect()
+}
+
+fn observe_one(context: &Context, name: VolumeName, now_ns: u64) -> Observed {
+    let info = context.store.volume(&name);
+    let volume = context.volumes.get(&name);
+    let live = volume.live();
+    let cut_ns = info.as_ref().map_or(0, |info| info.last.cut.time_ns);
+    let last = info.as_ref().map(|info| info.last.id);
+    Observed {
+        connected: live.connected,
+        heartbeat: live.heartbeat.clone(),
+        heard_ns: live.heard_ns,
+        lag_ns: lag_ns(now_ns, live.covered_ns.max(cut_ns)),
+        totals: live
+            .totals
+            .filter(|(point, _)| live.connected || Some(*point) == last)
+            .map(|(_, totals)| totals),
+        info,
+        name,
+    }
+}
+
+impl Observed {
+    /// The same as gauges.
+    pub(crate) fn gauges(&self) -> VolumeGauges {
+        let sent_ns = self.heartbeat.as_ref().map(|heartbeat| heartbeat.now_ns);
+        VolumeGauges {
+            lag_ns: self.lag_ns,
+            clock_offset_ns: sent_ns.map(|sent_ns| self.heard_ns.wrapping_sub(sent_ns).cast_signed()),
+            points: self.info.as_ref().map_or(0, |info| info.points),
+            epoch: self.info.as_ref().map_or(1, |info| info.epoch.0),
+            connected: self.connected,
+            behind_bytes: self.heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.behind_bytes),
+        }
+    }
+
+    fn status(self) -> VolumeStatus {
+        let gauges = self.gauges();
+        let totals = self.totals.unwrap_or_default();
+        VolumeStatus {
+            volume: self.name.to_string(),
+            epoch: gauges.epoch,
+            connected: self.connected,
+            promoted: self.info.as_ref().is_some_and(|info| info.promoted),
+            last: self.info.as_ref().map(|info| wire::point_to_wire(&info.last)),
+            heartbeat: self.heartbeat,
+            lag_ns: self.lag_ns,
+            points: gauges.points,
+            inodes: totals.inodes,
+            data_bytes: totals.data_bytes,
+            oldest_ns: self.info.as_ref().map_or(0, |info| info.oldest_ns),
+        }
+    }
+}
+
+pub(super) async fn answer(
+    context: &Context,
+    peer: &Peer,
+    replies: &mut Replies,
+) -> Result<(), OperatorError> {
+    for mut observed in observe(context, crate::server::now().wall_ns) {
+        if !peer.may_operate(&observed.name) {
+            continue;
+        }
+        if observed.totals.is_none() {
+            observed.totals = count(context, &observed).await;
+        }
+        replies.send(ReplyKind::Volume(observed.status())).await?;
+    }
+    Ok(())
+}
+
+/// Sums over the newest point's tree, which is built once and then known until the volume changes. A tree that
+/// cannot be built is found by whoever wants it; status does not fail for it.
+async fn count(context: &Context, observed: &Observed) -> Option<Totals> {
+    let last = observed.info.as_ref()?.last.id;
+    let _turn = context.trees.acquire().await.ok()?;
+    let (store, name) = (context.store.clone(), observed.name.clone());
+    let totals = blocking(move || store.tree_at(&name, last).map(|tree| tree.totals())).await;
+    let totals = totals.inspect_err(|error| tracing::error!(%error, "newest tree cannot be built")).ok()?;
+    let volume = context.volumes.get(&observed.name);
+    let mut live = volume.live();
+    live.seen = true;
+    live.totals = Some((last, totals));
+    Some(totals)
+}

@@ -1,0 +1,156 @@
+//! A receiver from its configuration to its end.
+//!
+//! Order of starting: identity, store (which takes its lock), addresses, port file. So whatever is wrong with the
+//! configuration is found before anybody can connect, and a second receiver on the same store never listens.
+//!
+//! Order of ending: no more connections; every session's commits are made durable and acknowledged; the store is closed. A
+//! store that fails ends the process with an error: nothing it could still do would be a promise kept.
+
+use std::{
+    fs::{self, File},
+    future::Future,
+    io::{self, Write},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+
+use tidelock_proto::{
+    identity::Identity,
+    transport::{self, Server, TransportError},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::info;
+
+use crate::{
+    Config, RunError, http, limits,
+    metrics::Metrics,
+    server::{self, CheckPool, Context},
+    store::{Store, StoreError, StoreOptions},
+    volume::Volumes,
+};
+
+/// Runs a receiver until `shutdown` resolves or something it needs fails.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let identity = Identity::load(&config.identity)?;
+    let store = open_store(&config).await?;
+    let server = transport::server(config.listen, identity).map_err(|error| match error {
+        TransportError::Bind { source, .. } => {
+            RunError::Listen { option: "--listen", address: config.listen, source }
+        }
+        error => RunError::Transport(error),
+    })?;
+    let on_http = |source| RunError::Listen { option: "--http", address: config.http, source };
+    let listener = TcpListener::bind(config.http).await.map_err(on_http)?;
+    let (quic, http) = (server.local_addr().map_err(on_http)?, listener.local_addr().map_err(on_http)?);
+
+    let (close, closing) = watch::channel(false);
+    let context = Arc::new(Context {
+        store,
+        volumes: Volumes::default(),
+        metrics: Metrics::default(),
+        checks: CheckPool::start().map_err(RunError::Threads)?,
+        trees: Semaphore::new(limits::TREES_AT_ONCE),
+        closing,
+    });
+    if let Some(path) = &config.port_file {
+        let source = |source| RunError::PortFile { path: path.clone(), source };
+        write_whole(path, &format!("{quic}\n{http}\n")).map_err(source)?;
+    }
+    announce(&config, quic, http, &context.store);
+
+    let (stop_http, stopping_http) = oneshot::channel();
+    let mut http_server = tokio::spawn(http::serve(listener, context.clone(), stopping_http));
+    let ended = tokio::select! {
+        ended = serve_until(&server, &context, shutdown, &close) => ended,
+        error = watch_over(&context) => Err(RunError::Store(error)),
+        _ = &mut http_server => Err(RunError::Ended("the HTTP server")),
+    };
+    close.send_replace(true);
+    server.shutdown("the receiver is shutting down").await;
+    drop(stop_http);
+    if !http_server.is_finished() && timeout(limits::LAST_WORDS_TIMEOUT, &mut http_server).await.is_err() {
+        http_server.abort();
+    }
+    // Waits for the disk.
+    server::blocking(move || drop(context)).await;
+    info!("stopped");
+    ended
+}
+
+async fn open_store(config: &Config) -> Result<Store, RunError> {
+    let (dir, begun) = (config.store.clone(), Instant::now());
+    let store = server::blocking(move || Store::open(&dir, StoreOptions::default()));
+    let store = store.await.map_err(RunError::Open)?;
+    let opened = store.opened();
+    info!(took = ?begun.elapsed(), torn = opened.torn, rebuilt = opened.rebuilt, replayed = opened.replayed, "store opened");
+    if opened.damaged > 0 {
+        tracing::error!(places = opened.damaged, first = ?opened.damage.first(), "store is damaged; points that rest on it cannot be opened");
+    }
+    Ok(store)
+}
+
+fn announce(config: &Config, quic: SocketAddr, http: SocketAddr, store: &Store) {
+    info!(
+        listen = %quic,
+        http = %http,
+        store = %config.store.display(),
+        identity = %config.identity.display(),
+        volumes = store.volumes().len(),
+        version = env!("CARGO_PKG_VERSION"),
+        "receiver ready"
+    );
+}
+
+/// Serves; once `shutdown` resolves, lets the sessions come to their end.
+async fn serve_until(
+    server: &Server,
+    context: &Arc<Context>,
+    shutdown: impl Future<Output = ()>,
+    close: &watch::Sender<bool>,
+) -> Result<(), RunError> {
+    let serving = server::serve(server, context.clone());
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => return Err(RunError::Ended("the QUIC server")),
+        () = shutdown => {}
+    }
+    info!("shutting down");
+    close.send_replace(true);
+    serving.await;
+    Ok(())
+}
+
+/// Drops what nobody uses; ends when the store takes no writes any more, and says why.
+async fn watch_over(context: &Context) -> StoreError {
+    let mut tick = interval(limits::STORE_CHECK_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept = Instant::now();
+    loop {
+        tick.tick().await;
+        if let Some(reason) = context.store.refusal() {
+            context.metrics.on_poisoned();
+            return reason;
+        }
+        if swept.elapsed() >= limits::SWEEP_INTERVAL {
+            swept = Instant::now();
+            context.volumes.sweep(swept, limits::IDLE_TREE);
+        }
+    }
+}
+
+/// Writes a file that is never seen half written.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = path.with_file_name(name);
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}

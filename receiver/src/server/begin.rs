@@ -1,0 +1,158 @@
+//! From `Hello` to a session: who may write, in which epoch, and on which tree.
+
+use std::time::Instant;
+
+use thiserror::Error;
+use tidelock_proto::{
+    Epoch, PointId, Tree, VolumeName,
+    identity::Peer,
+    ids::VolumeNameError,
+    limits as wire_limits,
+    wire::{
+        PROTOCOL_VERSION,
+        messages::{Denied, Fenced, Hello, ToSidecarKind},
+    },
+};
+
+use super::Context;
+use crate::{
+    session::{Session, Start},
+    store::{Store, StoreError, VolumeInfo},
+    volume::{Interruption, Parked, Seat, Writer},
+};
+
+/// Why no session begins.
+#[derive(Debug, Error)]
+pub(super) enum Refusal {
+    #[error(
+        "protocol version {0} is not spoken here, only {PROTOCOL_VERSION}: run the same release on both sides"
+    )]
+    Version(u32),
+    #[error(transparent)]
+    Name(#[from] VolumeNameError),
+    #[error("{peer} may not write volume {volume}: its certificate does not name it")]
+    NotPermitted { peer: String, volume: VolumeName },
+    #[error("epoch 0 is none: a writer that was given none uses 1")]
+    NoEpoch,
+    #[error("a text of Hello is longer than {} bytes", wire_limits::TEXT_MAX_BYTES)]
+    TooLong,
+    #[error("volume {volume} was promoted to epoch {current}, and this writer is of epoch {writer}")]
+    Fenced { volume: VolumeName, current: Epoch, writer: Epoch },
+    #[error("another stream took over before this one could begin")]
+    Superseded { reconnected: bool },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the receiver is shutting down")]
+    Closing,
+}
+
+/// A session that may begin.
+pub(super) struct Begun {
+    pub(super) session: Session,
+    pub(super) seat: Seat,
+    /// Empty: the session has the tree.
+    pub(super) writer: Writer,
+}
+
+impl Refusal {
+    /// What the sidecar is told; nothing if it has reconnected in the meantime.
+    pub(super) fn message(&self) -> Option<ToSidecarKind> {
+        let denied = |retry| Some(ToSidecarKind::Denied(Denied { reason: self.to_string(), retry }));
+        match self {
+            Self::Fenced { current, .. } => Some(ToSidecarKind::Fenced(Fenced { epoch: current.0 })),
+            Self::Superseded { reconnected: true } => None,
+            Self::Store(_) => {
+                let reason = "the receiver's store failed: see the receiver's log".to_owned();
+                Some(ToSidecarKind::Denied(Denied { reason, retry: true }))
+            }
+            Self::Closing => denied(true),
+            _ => denied(false),
+        }
+    }
+}
+
+/// Checks what needs no waiting: what the peer says, and what it may do.
+pub(super) fn authorise(hello: &Hello, peer: &Peer) -> Result<VolumeName, Refusal> {
+    if hello.version != PROTOCOL_VERSION {
+        return Err(Refusal::Version(hello.version));
+    }
+    let volume: VolumeName = hello.volume.parse()?;
+    if !peer.may_write(&volume) {
+        return Err(Refusal::NotPermitted { peer: peer.to_string(), volume });
+    }
+    if hello.epoch == 0 {
+        return Err(Refusal::NoEpoch);
+    }
+    if hello.build.len().max(hello.tracker.len()) > wire_limits::TEXT_MAX_BYTES {
+        return Err(Refusal::TooLong);
+    }
+    Ok(volume)
+}
+
+/// Ends an older session of the volume, waits for it, and begins on the newest durable point.
+pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName) -> Result<Begun, Refusal> {
+    let epoch = Epoch(hello.epoch);
+    // Before anybody is disturbed; the epoch that counts is looked at again below.
+    check_epoch(context.store.volume(volume).as_ref(), volume, epoch)?;
+    let mut seat = context.volumes.get(volume).arrive(hello.instance, epoch);
+    let mut closing = context.closing.clone();
+    let taken = tokio::select! {
+        taken = seat.take() => taken,
+        _ = closing.wait_for(|closing| *closing) => return Err(Refusal::Closing),
+    };
+    let mut writer = match taken {
+        Ok(writer) => writer,
+        Err(Interruption::Fenced(current)) => {
+            return Err(Refusal::Fenced { volume: volume.clone(), current, writer: epoch });
+        }
+        Err(Interruption::Superseded { reconnected }) => return Err(Refusal::Superseded { reconnected }),
+        Err(Interruption::Promoting) => unreachable!("a seat waits for the end of a promotion"),
+    };
+    let info = current(&context.store, volume, epoch).await?;
+    let last = info.as_ref().map(|info| info.last.id);
+    let cut_ns = info.as_ref().map_or(0, |info| info.last.cut.time_ns);
+    let tree = match writer.take().filter(|parked| parked.last == last) {
+        Some(parked) => parked.tree,
+        None => load(&context.store, volume, last).await?,
+    };
+    let session = Session::new(Start { volume: volume.clone(), epoch, last, cut_ns, tree });
+    Ok(Begun { session, seat, writer })
+}
+
+fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, writer: Epoch) -> Result<(), Refusal> {
+    match info {
+        Some(info) if info.epoch > writer => {
+            Err(Refusal::Fenced { volume: volume.clone(), current: info.epoch, writer })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the store knows of the volume, at the writer's epoch. A writer of a higher epoch was granted it elsewhere, so the
+/// epoch rises here too, durably and upon the newest point.
+async fn current(store: &Store, volume: &VolumeName, writer: Epoch) -> Result<Option<VolumeInfo>, Refusal> {
+    let info = store.volume(volume);
+    check_epoch(info.as_ref(), volume, writer)?;
+    match info {
+        Some(info) if info.epoch < writer => {
+            store.raise_epoch(volume, info.epoch, writer, info.last.id).await.await?;
+            tracing::info!(%volume, from = %info.epoch, to = %writer, base = %info.last.id, "epoch raised by its writer");
+            Ok(store.volume(volume))
+        }
+        info => Ok(info),
+    }
+}
+
+async fn load(store: &Store, volume: &VolumeName, last: Option<PointId>) -> Result<Tree, StoreError> {
+    let Some(last) = last else { return Ok(Tree::new()) };
+    let (store, name) = (store.clone(), volume.clone());
+    let begun = Instant::now();
+    let tree = super::blocking(move || store.tree_at(&name, last)).await?;
+    tracing::debug!(%volume, point = %last, inodes = tree.totals().inodes, took = ?begun.elapsed(), "tree loaded");
+    Ok(tree)
+}
+
+/// Leaves a tree for the next session.
+pub(super) fn park(writer: &mut Writer, session: Session) {
+    **writer = session.into_tree().map(|(last, tree)| Parked::new(last, tree, Instant::now()));
+}

@@ -1,0 +1,8 @@
+//! The receiver from outside: real QUIC on loopback, real certificates, a real store, peers driven by hand.
+#![allow(clippy::unwrap_used)]
+
+mod configuration;
+mod harness;
+mod operators;
+mod refusals;
+mod sessions;
