@@ -3,11 +3,14 @@
 //! What a command does belongs to the libraries, which neither print nor exit. Exit codes are in [`exit`].
 
 pub(crate) mod exit;
+mod logging;
 pub(crate) mod output;
 mod pki;
 mod points;
 mod promote;
+mod receiver;
 mod restore;
+mod signals;
 mod source;
 mod status;
 
@@ -32,6 +35,7 @@ enum Command {
     Promote(promote::Args),
     Status(status::Args),
     Pki(pki::Args),
+    Receiver(receiver::Args),
 }
 
 /// Parses the command line, runs the command, and says how it ended.
@@ -49,6 +53,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Promote(args) => promote::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Pki(args) => pki::run(args),
+        Command::Receiver(args) => receiver::run(args),
     }
 }
 

@@ -113,14 +113,13 @@ impl Access {
         }
     }
 
-    /// Raises the epoch of a volume, if it is still `expected`, so that the next writer builds on `base`; without one,
-    /// on the newest point there is once the old writer has been stopped. Tells the epoch and the base.
+    /// Raises the epoch of a volume, if it is still `expected`, so that the next writer builds on `base`.
     pub(crate) fn raise_epoch(
         &self,
         name: &VolumeName,
         expected: Epoch,
-        base: Option<PointId>,
-    ) -> Result<(Epoch, PointId), FailoverError> {
+        base: PointId,
+    ) -> Result<Epoch, FailoverError> {
         match &self.0 {
             Kind::Remote(remote) => remote.raise_epoch(name, expected, base),
             Kind::Direct(direct) => direct.raise_epoch(name, expected, base),
@@ -132,17 +131,6 @@ impl Access {
         match &self.0 {
             Kind::Remote(remote) => remote.tag(name, point, tag),
             Kind::Direct(direct) => direct.tag(name, point, tag),
-        }
-    }
-}
-
-#[cfg(test)]
-impl Access {
-    /// The store that is open.
-    pub(crate) fn store(&self) -> tidelock_receiver::store::Store {
-        match &self.0 {
-            Kind::Direct(direct) => direct.store(),
-            Kind::Remote(_) => unreachable!("these tests have no receiver"),
         }
     }
 }

@@ -1,0 +1,57 @@
+//! `tidelock receiver`: takes in what sidecars send and keeps the journal of recovery points.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use tidelock_receiver::{Config, RunError};
+
+use super::{
+    exit::{Failure, USAGE},
+    logging::{self, LogArgs},
+    signals,
+};
+
+/// Keep the standby copies: take in what sidecars send, answer operators.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the store; created if it is not there. One receiver a store.
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// UDP address for sidecars and operators, such as 0.0.0.0:4433; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Directory with tls.crt, tls.key and ca.crt; `tidelock pki issue receiver` makes one.
+    #[arg(long, value_name = "DIR")]
+    identity: PathBuf,
+    /// TCP address for /healthz, /readyz and /metrics, which are plain HTTP.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    http: SocketAddr,
+    /// Write the two bound addresses here once everything listens, a line each.
+    #[arg(long, value_name = "PATH")]
+    port_file: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Runs until it is told to stop.
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    logging::init(&args.log)?;
+    let config = Config {
+        store: args.store,
+        listen: args.listen,
+        identity: args.identity,
+        http: args.http,
+        port_file: args.port_file,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let shutdown = signals::shutdown()?;
+        tidelock_receiver::run(config, shutdown).await.map_err(failure)
+    });
+    // Nothing that is still running has anything left to promise.
+    runtime.shutdown_background();
+    ended
+}
+
+fn failure(error: RunError) -> Failure {
+    if error.is_configuration() { Failure::new(USAGE, error) } else { error.into() }
+}
