@@ -6,7 +6,8 @@
 //! ```
 //! Everything that can be refused is refused before the epoch rises. After it, the only way is on: a promotion that was
 //! interrupted while it wrote is completed by running it again, and finds its own epoch by the base it chose. It needs
-//! nothing from the failed site.
+//! nothing from the failed site. If the old primary still writes, `latest` is what is durable when it has been stopped, which may be
+//! later than the point that was checked.
 
 use std::{
     path::{Path, PathBuf},
@@ -96,16 +97,16 @@ pub fn promote(
 ) -> Result<PromoteReport, FailoverError> {
     let (begun, now) = (Instant::now(), SystemTime::now());
     events(Event::Step(Step::Select));
-    let choice = choose(access, volume, options.at, options.accept_fuzzy, now)?;
+    let mut choice = choose(access, volume, options.at, options.accept_fuzzy, now)?;
     if choice.point.cut.consistency == Consistency::Fuzzy && !options.accept_fuzzy {
         return Err(FailoverError::Fuzzy(choice.point.id));
     }
-    let target = target_options(volume, choice.point.id, options.overwrite, options.trust_mtime);
+    let mut target = target_options(volume, choice.point.id, options.overwrite, options.trust_mtime);
     reconcile::check_target(directory, &target)?;
     let select_ms = millis(begun);
 
     events(Event::Step(Step::Check));
-    let tree = access.tree(volume, &choice.point)?;
+    let mut tree = access.tree(volume, &choice.point)?;
     let probe = access.probe(volume, &tree)?;
     if probe.missing > 0 {
         return Err(FailoverError::Unrestorable { point: choice.point.id, missing: probe.missing });
@@ -114,27 +115,35 @@ pub fn promote(
 
     events(Event::Step(Step::Fence));
     let resumed = is_promoted_to(&choice);
-    let epoch = match resumed {
-        true => choice.volume.epoch,
-        false => access.raise_epoch(volume, choice.volume.epoch, choice.point.id)?,
+    let (rpo_ms, rpo_known) = rpo(&choice, now);
+    let old_epoch = if resumed { choice.volume.epoch.0 - 1 } else { choice.volume.epoch.0 };
+    let checked_ns = choice.point.cut.time_ns;
+    let (epoch, later) = match resumed {
+        true => (choice.volume.epoch, None),
+        false => fence(access, volume, &choice, options)?,
     };
+    if let Some(later) = later {
+        tree = access.tree(volume, &later.point)?;
+        target = target_options(volume, later.point.id, options.overwrite, options.trust_mtime);
+        choice = later;
+    }
+    let gained_ms = choice.point.cut.time_ns.saturating_sub(checked_ns) as f64 / 1e6;
     let fence_ms = millis(begun) - select_ms - check_ms;
 
     let work = write(access, volume, &tree, directory, &target, events)?;
     let rto_ms = millis(begun);
     let restore_ms = rto_ms - select_ms - check_ms - fence_ms;
-    let (rpo_ms, rpo_known) = rpo(&choice, now);
     let point_age_ms = age_ms(&choice, now);
     Ok(PromoteReport {
         volume: volume.to_string(),
         point: choice.report(),
-        old_epoch: if resumed { epoch.0 - 1 } else { choice.volume.epoch.0 },
+        old_epoch,
         epoch: epoch.0,
         resumed,
         directory: directory.to_owned(),
         chunks_checked: probe.looked_for,
         recovery: Recovery {
-            rpo_ms,
+            rpo_ms: (rpo_ms - gained_ms).max(0.0),
             rpo_known,
             point_age_ms,
             select_ms,
@@ -146,6 +155,30 @@ pub fn promote(
         work,
         next_command: next_command(volume, directory, epoch),
     })
+}
+
+/// Raises the epoch. A live volume goes on until its writer is stopped, and `latest` means what is there then: a point
+/// that came after the chosen one is told. If it is fuzzy and must not be, the epoch is raised once more, upon the
+/// newest that is not.
+fn fence(
+    access: &Access,
+    volume: &VolumeName,
+    choice: &Choice,
+    options: &PromoteOptions,
+) -> Result<(Epoch, Option<Choice>), FailoverError> {
+    let newest = choice.volume.last.as_ref().map(|last| last.id);
+    let open = options.at == At::Latest && newest == Some(choice.point.id);
+    let wanted = (!open).then_some(choice.point.id);
+    let (epoch, base) = access.raise_epoch(volume, choice.volume.epoch, wanted)?;
+    if base == choice.point.id {
+        return Ok((epoch, None));
+    }
+    let later = choose(access, volume, At::Latest, options.accept_fuzzy, SystemTime::now())?;
+    let epoch = match later.point.id == base {
+        true => epoch,
+        false => access.raise_epoch(volume, epoch, Some(later.point.id))?.0,
+    };
+    Ok((epoch, Some(later)))
 }
 
 /// Whether an earlier run raised the epoch to build on this very point, and no writer of it has come yet.

@@ -4,7 +4,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tempfile::TempDir;
@@ -59,6 +62,11 @@ impl World {
     }
 
     fn commit(&mut self, consistency: Consistency) -> PointId {
+        let store = Store::open(&self.store(), StoreOptions::default()).unwrap();
+        self.commit_to(&store, consistency)
+    }
+
+    fn commit_to(&mut self, store: &Store, consistency: Consistency) -> PointId {
         let seq = self.last.filter(|last| last.epoch == self.epoch).map_or(Seq(1), |last| last.seq.next());
         let id = PointId::new(self.epoch, seq);
         let content = format!("this is {id}").into_bytes();
@@ -89,7 +97,6 @@ impl World {
         let mut batch = Batch::new();
         batch.push_chunk("t", chunk, Codec::Raw, content.len() as u32, content.into());
         batch.push(Record::Commit(Commit { volume: self.volume(), point, ops: encode_model_ops(ops) }));
-        let store = Store::open(&self.store(), StoreOptions::default()).unwrap();
         store.append_and_wait(batch).unwrap();
         self.last = Some(id);
         id
@@ -203,12 +210,34 @@ fn a_promotion_that_was_interrupted_is_completed_by_the_same_command() {
 }
 
 #[test]
+fn what_the_old_primary_still_wrote_before_it_was_fenced_is_not_lost() {
+    for (last, promoted, epoch) in [(Consistency::Crash, "1.5", 2), (Consistency::Fuzzy, "1.4", 3)] {
+        let world = Mutex::new(World::new());
+        let (access, volume, target) = {
+            let world = world.lock().unwrap();
+            (world.access(), world.volume(), world.target())
+        };
+        let events = |event| {
+            if event == Event::Step(Step::Fence) {
+                let mut world = world.lock().unwrap();
+                world.commit_to(&access.store(), Consistency::Crash);
+                world.commit_to(&access.store(), last);
+            }
+        };
+        let report = promote(&access, &volume, &target, &at("latest"), &events).unwrap();
+        assert_eq!((report.point.id.as_str(), report.epoch), (promoted, epoch));
+        assert_eq!(fs::read_to_string(target.join("which")).unwrap(), format!("this is {promoted}"));
+        assert_eq!(points(&access, &volume, None).unwrap().last().unwrap().id, "1.5");
+    }
+}
+
+#[test]
 fn two_operators_cannot_both_promote() {
     let world = World::new();
     let access = world.access();
     let (volume, base) = (world.volume(), PointId::new(Epoch(1), Seq(2)));
-    access.raise_epoch(&volume, Epoch(1), base).unwrap();
-    let second = access.raise_epoch(&volume, Epoch(1), base).unwrap_err();
+    access.raise_epoch(&volume, Epoch(1), Some(base)).unwrap();
+    let second = access.raise_epoch(&volume, Epoch(1), Some(base)).unwrap_err();
     assert!(matches!(second, FailoverError::EpochMoved { .. }) && second.is_refusal(), "{second}");
     // The tail of the old primary is still there, off the line, and `latest` is the base.
     drop(access);

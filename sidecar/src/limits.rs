@@ -49,3 +49,30 @@ pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Connections to the local HTTP port at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 32;
+
+// Capturing.
+
+/// Bytes read between two drains of the event sources: bounds both the buffer and how long events wait.
+pub const SLICE_BYTES: u64 = 4 * 1024 * 1024;
+/// Entries looked up between two drains.
+pub const ENTRIES_PER_STEP: usize = 256;
+/// Ranges kept for one file before they become one.
+pub const DIRTY_RANGES_PER_FILE: usize = 4096;
+/// Granularity of what is read and shipped, in bytes.
+pub const PAGE_BYTES: u64 = 4096;
+/// An extent found changed without exact ranges is shipped again in this many parts, so that hot regions refine.
+pub const REFINE_PARTS: u64 = 8;
+/// A change time younger than this could be carried by a later change, too (kernels keep times in ticks of up to 10 ms).
+pub const CTIME_SETTLES_AFTER: Duration = Duration::from_secs(1);
+/// Inodes outside the tree that are remembered as mapped.
+pub const MAPPED_INODES_MAX: usize = 65_536;
+/// Rounds without convergence after which status says so.
+pub const ROUNDS_BEFORE_CONDITION: u32 = 1000;
+/// How often the root is checked to be still in place.
+pub const ROOT_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often the receiver hears from an idle volume.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+/// How long events may wait while nothing can be sent.
+pub const DRAIN_WHEN_BLOCKED_EVERY: Duration = Duration::from_millis(5);
+/// How often a file that could not be read is tried again.
+pub const UNREADABLE_RETRY_EVERY: Duration = Duration::from_secs(5);

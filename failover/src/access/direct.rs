@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName, point::Point};
 use tidelock_receiver::{
     reconcile::{Chunks, ChunksError},
-    store::{Store, StoreError, StoreOptions},
+    store::{Batch, Record, Store, StoreError, StoreOptions},
 };
 
 use super::{Probe, Volume, chunk_ids};
@@ -27,6 +27,11 @@ impl Direct {
             return Err(FailoverError::NotAStore(directory.to_owned()));
         }
         Ok(Self(Store::open(directory, StoreOptions::default())?))
+    }
+
+    #[cfg(test)]
+    pub(super) fn store(&self) -> Store {
+        self.0.clone()
     }
 
     pub(super) fn volumes(&self) -> Vec<Volume> {
@@ -75,13 +80,14 @@ impl Direct {
         &self,
         name: &VolumeName,
         expected: Epoch,
-        base: PointId,
-    ) -> Result<Epoch, FailoverError> {
-        use tidelock_receiver::store::{Batch, Record};
+        base: Option<PointId>,
+    ) -> Result<(Epoch, PointId), FailoverError> {
+        let newest = self.0.volume(name).map(|info| info.last.id);
+        let base = base.or(newest).ok_or_else(|| FailoverError::NoPoints(name.clone()))?;
         let epoch = expected.next();
         let raise = Record::Epoch { volume: name.clone(), expected, epoch, base };
         match self.0.append_and_wait(Batch::of(raise)) {
-            Ok(()) => Ok(epoch),
+            Ok(()) => Ok((epoch, base)),
             Err(StoreError::EpochMoved { .. }) => {
                 Err(FailoverError::EpochMoved { volume: name.clone(), expected })
             }
@@ -90,7 +96,6 @@ impl Direct {
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {
-        use tidelock_receiver::store::{Batch, Record};
         let record = Record::Tag { volume: name.clone(), point, tag: tag.to_owned() };
         Ok(self.0.append_and_wait(Batch::of(record))?)
     }

@@ -113,13 +113,14 @@ impl Access {
         }
     }
 
-    /// Raises the epoch of a volume, if it is still `expected`, so that the next writer builds on `base`.
+    /// Raises the epoch of a volume, if it is still `expected`, so that the next writer builds on `base`; without one,
+    /// on the newest point there is once the old writer has been stopped. Tells the epoch and the base.
     pub(crate) fn raise_epoch(
         &self,
         name: &VolumeName,
         expected: Epoch,
-        base: PointId,
-    ) -> Result<Epoch, FailoverError> {
+        base: Option<PointId>,
+    ) -> Result<(Epoch, PointId), FailoverError> {
         match &self.0 {
             Kind::Remote(remote) => remote.raise_epoch(name, expected, base),
             Kind::Direct(direct) => direct.raise_epoch(name, expected, base),
@@ -131,6 +132,17 @@ impl Access {
         match &self.0 {
             Kind::Remote(remote) => remote.tag(name, point, tag),
             Kind::Direct(direct) => direct.tag(name, point, tag),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Access {
+    /// The store that is open.
+    pub(crate) fn store(&self) -> tidelock_receiver::store::Store {
+        match &self.0 {
+            Kind::Direct(direct) => direct.store(),
+            Kind::Remote(_) => unreachable!("these tests have no receiver"),
         }
     }
 }

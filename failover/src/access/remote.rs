@@ -17,7 +17,7 @@ use tidelock_proto::{
             ChunksRequest, Open, OpenKind, OperatorReply, OperatorRequest, PointsRequest, PromoteRequest,
             ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest, VolumeStatus,
         },
-        point_from_wire, point_id_to_wire,
+        point_from_wire, point_id_from_wire, point_id_to_wire,
     },
 };
 use tidelock_receiver::reconcile::{Chunks, ChunksError};
@@ -151,13 +151,19 @@ impl Remote {
         }
     }
 
-    pub(super) fn raise_epoch(&self, name: &VolumeName, expected: Epoch, base: PointId) -> Result<Epoch> {
-        let base = Some(point_id_to_wire(base));
-        let request = PromoteRequest { volume: name.to_string(), base, expected_epoch: expected.0 };
-        let mut epoch = None;
+    pub(super) fn raise_epoch(
+        &self,
+        name: &VolumeName,
+        expected: Epoch,
+        base: Option<PointId>,
+    ) -> Result<(Epoch, PointId)> {
+        let wire_base = base.map(point_id_to_wire);
+        let request =
+            PromoteRequest { volume: name.to_string(), base: wire_base, expected_epoch: expected.0 };
+        let mut raised = None;
         let asked = self.ask(RequestKind::Promote(request), |reply| match reply {
-            ReplyKind::Promoted(promoted) if promoted.base == base => {
-                epoch = Some(Epoch(promoted.epoch));
+            ReplyKind::Promoted(promoted) => {
+                raised = Some((Epoch(promoted.epoch), point_id_from_wire(promoted.base)?));
                 Ok(true)
             }
             _ => Err(FailoverError::Answer),
@@ -166,7 +172,7 @@ impl Remote {
             Err(FailoverError::Failed { code: CODE_EPOCH, .. }) => {
                 Err(FailoverError::EpochMoved { volume: name.clone(), expected })
             }
-            asked => asked.and_then(|()| epoch.ok_or(FailoverError::Answer)),
+            asked => asked.and_then(|()| raised.ok_or(FailoverError::Answer)),
         }
     }
 

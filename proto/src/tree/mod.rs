@@ -122,20 +122,28 @@ impl Tree {
         self.names.get(&id).into_iter().flatten()
     }
 
-    /// The path of an inode below the root by its first names, without a leading slash; `None` if it has none.
+    /// A path of an inode below the root, without a leading slash: by the first of its names that leads to the root;
+    /// `None` if none does, which only happens between commits.
     pub fn path(&self, id: FileId) -> Option<Vec<u8>> {
-        let mut parts: Vec<&Name> = Vec::new();
-        let mut at = id;
-        while at != FileId::ROOT {
-            let (dir, name) = self.names(at).next()?;
-            // A ring can exist before `seal`; no real path is deeper than the table is large.
-            if parts.len() > self.inodes.len() {
-                return None;
-            }
-            parts.push(name);
-            at = *dir;
-        }
+        let mut parts = Vec::new();
+        self.climb(id, &mut parts)?;
         Some(parts.iter().rev().map(|name| name.as_bytes()).collect::<Vec<_>>().join(&b'/'))
+    }
+
+    fn climb<'a>(&'a self, id: FileId, parts: &mut Vec<&'a Name>) -> Option<()> {
+        // A ring can exist before `seal`; no path is deeper than there are inodes.
+        if id == FileId::ROOT {
+            return Some(());
+        }
+        let depth = parts.len();
+        for (dir, name) in self.names(id).filter(|_| depth <= self.inodes.len()) {
+            parts.push(name);
+            if self.climb(*dir, parts).is_some() {
+                return Some(());
+            }
+            parts.truncate(depth);
+        }
+        None
     }
 
     /// The digest of everything in the tree.

@@ -81,6 +81,20 @@ fn an_inode_without_a_name_is_gone_at_the_commit_with_what_only_it_named() {
 }
 
 #[test]
+fn a_path_is_found_by_whichever_name_leads_to_the_root() {
+    let mut tree = root();
+    for op in
+        [create(2, Kind::Directory), create(3, Kind::File), link(1, "d", 2), link(2, "a", 3), link(1, "z", 3)]
+    {
+        tree.apply(&op).unwrap();
+    }
+    tree.seal().unwrap();
+    tree.apply(&unlink(1, "d")).unwrap();
+    assert_eq!(tree.path(FileId(3)).unwrap(), b"z");
+    assert_eq!(tree.path(FileId(2)), None);
+}
+
+#[test]
 fn what_could_not_be_a_tree_is_refused() {
     let mut tree = root();
     for op in [create(2, Kind::Directory), create(3, Kind::Directory), link(1, "a", 2), link(2, "b", 3)] {

@@ -293,7 +293,7 @@ pub struct ChunksRequest {
 pub struct PromoteRequest {
     #[prost(string, tag = "1")]
     pub volume: String,
-    /// The point that the new epoch builds on.
+    /// The point that the new epoch builds on; absent, the newest that is durable once the old writer was stopped.
     #[prost(message, optional, tag = "2")]
     pub base: Option<PointId>,
     /// The epoch the operator saw. If it is no longer the current one the promotion is refused, so that two

@@ -9,7 +9,10 @@
 //! checkpoint is already there. They are the concatenation of one-operation `Ops` messages, which is itself an `Ops`
 //! message: no other framing, so an inserted operation moves no boundary behind it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fastcdc::v2020::FastCDC;
 use parking_lot::{Condvar, Mutex};
@@ -21,7 +24,7 @@ use tidelock_proto::{
     wire::{encode_op, messages},
 };
 
-use super::{Batch, Record, Shared, StoreError};
+use super::{Batch, Cause, Record, Shared, StoreError};
 use crate::limits;
 
 /// Volumes that want a checkpoint.
@@ -36,6 +39,8 @@ pub(super) struct Wanted {
 struct State {
     /// For every volume the point, and whether it is asked for by itself: the base of a promotion.
     volumes: BTreeMap<VolumeName, (PointId, bool)>,
+    /// Volumes whose newest points cannot be opened, so that nothing is tried again at every commit.
+    failed: BTreeSet<VolumeName>,
     /// One is being written.
     busy: bool,
     closed: bool,
@@ -45,6 +50,9 @@ impl Wanted {
     /// The volume's newest point is far from its last checkpoint.
     pub(super) fn want(&self, volume: VolumeName, point: PointId) {
         let mut state = self.state.lock();
+        if state.failed.contains(&volume) {
+            return;
+        }
         let wanted = state.volumes.entry(volume).or_insert((point, false));
         if !wanted.1 {
             wanted.0 = point;
@@ -57,6 +65,15 @@ impl Wanted {
     pub(super) fn want_base(&self, volume: VolumeName, point: PointId) {
         self.state.lock().volumes.insert(volume, (point, true));
         self.arrived.notify_one();
+    }
+
+    fn on_failed(&self, volume: VolumeName, failed: bool) {
+        let mut state = self.state.lock();
+        if failed {
+            state.failed.insert(volume);
+        } else {
+            state.failed.remove(&volume);
+        }
     }
 
     pub(super) fn close(&self) {
@@ -103,7 +120,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
         match write(shared, &volume, point) {
             Ok(chunks) => tracing::debug!(%volume, %point, chunks, "checkpoint written"),
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return,
-            Err(error) => tracing::error!(%volume, %point, %error, "checkpoint not written"),
+            Err(error) => {
+                tracing::error!(%volume, %point, %error, "checkpoint not written; none until a session gives its tree");
+                shared.checkpoints.on_failed(volume, true);
+            }
         }
     }
 }
@@ -114,7 +134,19 @@ pub(super) fn write(shared: &Shared, volume: &VolumeName, point: PointId) -> Res
     if newest.is_some_and(|(id, _)| id == point) {
         return Ok(0);
     }
-    let tree = shared.tree_at(volume, point)?;
+    write_tree(shared, volume, point, &shared.tree_at(volume, point)?)
+}
+
+/// Writes a checkpoint from a tree that somebody has already.
+pub(super) fn write_tree(
+    shared: &Shared,
+    volume: &VolumeName,
+    point: PointId,
+    tree: &Tree,
+) -> Result<usize, StoreError> {
+    if shared.point(volume, point)?.1.cut.digest != tree.digest() {
+        return Err(StoreError::Damaged { volume: volume.clone(), point, cause: Cause::Digest });
+    }
     let mut writer = Cut {
         shared,
         tenant: volume.tenant(),
@@ -124,10 +156,11 @@ pub(super) fn write(shared: &Shared, volume: &VolumeName, point: PointId) -> Res
         bytes: 0,
         added: 0,
     };
-    writer.cut(&tree)?;
+    writer.cut(tree)?;
     let Cut { chunks, mut batch, bytes: snapshot_bytes, added, .. } = writer;
     batch.push(Record::Checkpoint { volume: volume.clone(), point, chunks, snapshot_bytes });
     shared.inbox.push(batch, None).wait()?;
+    shared.checkpoints.on_failed(volume.clone(), false);
     Ok(added)
 }
 

@@ -238,6 +238,17 @@ impl Store {
         checkpoint::write(self.shared(), volume, point).map(drop)
     }
 
+    /// Writes a checkpoint from a tree the caller has, which must be the point's. This is how a volume whose log is damaged
+    /// gets whole again: the points from here on can be opened, whatever is before them.
+    pub fn checkpoint_tree(
+        &self,
+        volume: &VolumeName,
+        point: PointId,
+        tree: &Tree,
+    ) -> Result<(), StoreError> {
+        checkpoint::write_tree(self.shared(), volume, point, tree).map(drop)
+    }
+
     /// Waits until no checkpoint is due or being written.
     #[cfg(test)]
     fn quiesce(&self) {

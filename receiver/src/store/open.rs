@@ -34,10 +34,23 @@ use crate::{
 };
 
 pub(super) fn open(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
-    std::fs::create_dir_all(dir).map_err(StoreError::dir(dir, "cannot be created"))?;
+    create_dir(dir).map_err(StoreError::dir(dir, "cannot be created"))?;
     let lock = StoreLock::take(dir)?;
-    let disk = DirDisk::open(&dir.join("log")).map_err(StoreError::dir(dir, "cannot open its log"))?;
+    let log = dir.join("log");
+    let disk =
+        create_dir(&log).map(|()| DirDisk::new(&log)).map_err(StoreError::dir(dir, "cannot open its log"))?;
     open_on(Arc::new(disk), dir, options, lock)
+}
+
+/// Creates a directory that outlives a crash, if it is not there.
+fn create_dir(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(dir)?;
+    // A relative path of one part has an empty parent.
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Opens a store whose log is on any kind of disk; the index and the lock are in `dir`.
@@ -152,15 +165,33 @@ fn start(
         Some(thread.expect("the system can start a thread"))
     };
     let writer = Writer::new(shared.clone(), writer, volumes);
-    let (for_index, for_checkpoints) = (shared.clone(), shared.clone());
+    let (for_writer, for_index, for_checkpoints) = (shared.clone(), shared.clone(), shared.clone());
     let threads = Threads {
-        writer: spawn("store-writer", Box::new(move || writer.run())),
+        writer: spawn(
+            "store-writer",
+            Box::new(move || {
+                let _guard = PanicGuard(for_writer);
+                writer.run();
+            }),
+        ),
         checkpoints: spawn("store-checkpoint", Box::new(move || checkpoint::run(&for_checkpoints))),
         index: spawn("store-index", Box::new(move || for_index.index.run())),
     };
     let queue_kib = u32::try_from(options.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
     let room = Arc::new(Semaphore::new(queue_kib as usize));
     Store(Arc::new(Inner { shared, room, queue_kib, opened, threads, _lock: lock }))
+}
+
+/// Nobody waits for a writer that panicked.
+struct PanicGuard(Arc<Shared>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What was queued is dropped, and with it everybody's wait.
+            drop(self.0.inbox.poison(StoreError::Closed));
+        }
+    }
 }
 
 /// Takes records of the log into the index and the volumes.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use rand::{SeedableRng, rngs::StdRng};
+use tidelock_proto::{Epoch, PointId, Seq};
 
 use super::{
     harness::{Source, volume},
     sim::{Left, SimDisk},
 };
-use crate::store::{Store, StoreError, StoreOptions, lock::StoreLock, open::open_on};
+use crate::store::{Batch, Record, Store, StoreError, StoreOptions, lock::StoreLock, open::open_on};
 
 pub(super) fn scratch() -> tempfile::TempDir {
     // The index syncs its files; in memory that costs nothing, and it is not what is tested here.
@@ -20,11 +21,21 @@ pub(super) fn open(disk: &SimDisk, dir: &std::path::Path) -> Result<Store, Store
     open_on(std::sync::Arc::new(disk.clone()), dir, options, StoreLock::take(dir)?)
 }
 
-/// Writes commits of one volume until told otherwise or refused, and a checkpoint now and then.
+/// What the second epoch builds on.
+const BASE: PointId = PointId { epoch: Epoch(1), seq: Seq(12) };
+
+/// Writes commits of one volume until told otherwise or refused, a checkpoint now and then, and a promotion after 15.
 fn write(disk: &SimDisk, store: &Store, source: &mut Source, commits: usize) -> Result<(), StoreError> {
     for number in 0..commits {
         store.append_and_wait(source.commit())?;
         disk.acknowledge();
+        if number == 14 {
+            let volume = source.volume.clone();
+            let epoch = Record::Epoch { volume, expected: Epoch(1), epoch: Epoch(2), base: BASE };
+            store.append_and_wait(Batch::of(epoch))?;
+            disk.acknowledge_epoch(2);
+            source.branch(Epoch(2), BASE);
+        }
         if number % 20 == 19 {
             let last = store.volume(&source.volume).expect("it has commits").last.id;
             store.checkpoint(&source.volume, last)?;
@@ -79,6 +90,14 @@ fn no_crash_loses_what_was_acknowledged() {
         // And it goes on from there.
         let mut next = source.clone();
         next.rewind(offered as usize);
+        let epoch = store.volume(&source.volume).map_or(Epoch(1), |info| info.epoch);
+        assert!(epoch >= Epoch(crash.epoch), "{context}: the fence is gone");
+        match offered {
+            // A promotion that was not acknowledged may have come about all the same.
+            15 if epoch == Epoch(2) => next.branch(epoch, BASE),
+            0..=15 => next.set_epoch(Epoch(1)),
+            _ => {}
+        }
         store.append_and_wait(next.commit()).unwrap_or_else(|error| panic!("{context}, next: {error}"));
         check(&store, &next, offered + 1, false);
     }

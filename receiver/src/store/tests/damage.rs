@@ -17,7 +17,7 @@ use crate::{
         entry::{Fact, Kind},
         scan::scan,
     },
-    store::{Cause, Store, StoreError},
+    store::{Batch, Cause, Store, StoreError},
 };
 
 type Files = BTreeMap<u32, Vec<u8>>;
@@ -168,4 +168,68 @@ fn both_headers_of_a_segment_gone_is_damage_of_what_was_in_it() {
     assert_eq!(store.opened().damage[0].what, DamageKind::Header);
     a.check(&store, point(1));
     assert!(store.tree_at(&a.volume, point(10)).expect_err("damaged").is_damage());
+}
+
+#[test]
+fn a_tree_that_somebody_has_makes_a_damaged_volume_whole_again() {
+    let dir = scratch();
+    let (mut a, _, files) = two_volumes(dir.path());
+    let (place, _) = commit_of(&files, &a, point(5));
+    let disk = SimDisk::new(flip(&files, place.segment, u64::from(place.offset) + 60));
+    let store = open(&disk, dir.path()).expect("opens");
+    let wrong = a.points[&point(4)].clone();
+    assert!(store.checkpoint_tree(&a.volume, point(10), &wrong).is_err());
+    store.checkpoint_tree(&a.volume, point(10), &a.tree).expect("written");
+    store.append_and_wait(a.commit()).expect("written");
+    [4, 10, 11].into_iter().for_each(|seq| a.check(&store, point(seq)));
+    assert!(store.tree_at(&a.volume, point(9)).expect_err("damaged").is_damage());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let dir = scratch();
+    let disk = SimDisk::new(BTreeMap::new());
+    let store = open(&disk, dir.path()).expect("a new store");
+    let mut source = Source::new(volume("t/a"), 9);
+    (0..6).for_each(|_| store.append_and_wait(source.commit()).expect("written"));
+    store.checkpoint(&source.volume, point(3)).expect("written");
+    store.checkpoint(&source.volume, point(5)).expect("written");
+    drop(store);
+    let files = disk.crash(Left::Nothing, &mut StdRng::seed_from_u64(0));
+    let mut places = Vec::new();
+    let mut id = [0; 16];
+    id.copy_from_slice(&files[&1][16..32]);
+    scan(&disk, id, None, 0, &mut |found| {
+        if found.kind == Kind::Checkpoint as u8 {
+            places.push(found.place);
+        }
+    })
+    .expect("the log reads");
+    let damaged = flip(&files, places[1].segment, u64::from(places[1].offset) + 50);
+    let store = open(&SimDisk::new(damaged), dir.path()).expect("opens");
+    source.check(&store, point(6));
+}
+
+#[test]
+fn an_intact_record_of_a_torn_group_is_never_found_behind_a_new_one() {
+    let (disk, dir) = (SimDisk::new(BTreeMap::new()), scratch());
+    let store = open(&disk, dir.path()).expect("a new store");
+    let mut source = Source::new(volume("t/a"), 1);
+    (0..2).for_each(|_| store.append_and_wait(source.commit_of(1)).expect("written"));
+    let torn = source.commit_of(1);
+    let chunk = torn.records[0].clone();
+    store.append_and_wait(torn).expect("written");
+    drop(store);
+    // As if the sectors of the last chunk had not made it and those of its commit had.
+    let files = disk.crash(Left::Nothing, &mut StdRng::seed_from_u64(0));
+    let (commit, _) = commit_of(&files, &source, point(3));
+    let disk = SimDisk::new(flip(&files, commit.segment, u64::from(commit.offset) - 100));
+    let reopen = || open(&disk, scratch().path()).expect("opens");
+    let store = reopen();
+    assert!(store.opened().torn);
+    // A record of the same length takes the torn one's place, and its number.
+    store.append_and_wait(Batch::of(chunk)).expect("written");
+    drop(store);
+    let store = reopen();
+    assert_eq!(store.points(&source.volume, None).expect("points").len(), 2);
 }

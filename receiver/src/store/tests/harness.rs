@@ -48,6 +48,10 @@ impl Source {
         self.epoch = epoch;
     }
 
+    pub(super) fn set_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
     /// Forgets all but the first points.
     pub(super) fn rewind(&mut self, points: usize) {
         self.points = std::mem::take(&mut self.points).into_iter().take(points).collect();

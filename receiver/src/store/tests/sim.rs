@@ -32,6 +32,8 @@ pub(super) enum Left {
 pub(super) struct Crash {
     pub(super) files: BTreeMap<u32, Vec<u8>>,
     pub(super) acknowledged: u64,
+    /// The epoch that was acknowledged.
+    pub(super) epoch: u64,
     pub(super) left: Left,
     pub(super) sync: u64,
 }
@@ -46,6 +48,7 @@ struct Sim {
     /// The call from which on everything fails.
     fail_at: AtomicU64,
     acknowledged: AtomicU64,
+    epoch: AtomicU64,
     crashes: Mutex<Option<(StdRng, Vec<Crash>)>>,
 }
 
@@ -71,6 +74,7 @@ impl SimDisk {
             calls: AtomicU64::new(0),
             fail_at: AtomicU64::new(u64::MAX),
             acknowledged: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             crashes: Mutex::new(None),
         }))
     }
@@ -86,6 +90,10 @@ impl SimDisk {
 
     pub(super) fn acknowledge(&self) {
         self.0.acknowledged.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn acknowledge_epoch(&self, epoch: u64) {
+        self.0.epoch.store(epoch, Ordering::SeqCst);
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -119,10 +127,11 @@ impl SimDisk {
         self.call()?;
         if let Some((rng, crashes)) = self.0.crashes.lock().as_mut() {
             let acknowledged = self.0.acknowledged.load(Ordering::SeqCst);
+            let epoch = self.0.epoch.load(Ordering::SeqCst);
             let share = rng.random_range(0.05..0.95);
             for left in [Left::Nothing, Left::Sectors(share), Left::Everything] {
                 let files = self.crash(left, rng);
-                crashes.push(Crash { files, acknowledged, left, sync: self.calls() });
+                crashes.push(Crash { files, acknowledged, epoch, left, sync: self.calls() });
             }
         }
         Ok(())

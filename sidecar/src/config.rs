@@ -1,0 +1,211 @@
+//! What a sidecar is told to do, and what is wrong with it.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use thiserror::Error;
+use tidelock_proto::{Epoch, VolumeName, identity::IdentityFileError};
+
+use crate::{capture::VolumeError, watch::TrackerChoice};
+
+/// One volume and where it is.
+#[derive(Debug, Clone)]
+pub struct VolumeConfig {
+    /// Its name on the receiver.
+    pub name: VolumeName,
+    /// The directory that is protected.
+    pub directory: PathBuf,
+}
+
+/// Everything a sidecar needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What is protected; at least one.
+    pub volumes: Vec<VolumeConfig>,
+    /// `HOST:PORT` of the receiver.
+    pub receiver: String,
+    /// Directory with `tls.crt`, `tls.key`, `ca.crt`.
+    pub identity: PathBuf,
+    /// The writer epoch this sidecar was given.
+    pub epoch: Epoch,
+    /// Which event sources to use.
+    pub tracker: TrackerChoice,
+    /// Where health, metrics and status are served.
+    pub http: SocketAddr,
+    /// Written once the addresses are bound.
+    pub port_file: Option<PathBuf>,
+    /// One line for each acknowledged point: `EPOCH.SEQ CUT_NS ACK_NS`.
+    pub trace_acks: Option<PathBuf>,
+    /// Shortest time between the beginnings of two cuts.
+    pub cut_interval: Duration,
+    /// The part of one core that cutting may take.
+    pub cpu_share: f64,
+    /// How long the final cut and its acknowledgement may take after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Threads that hash and compress.
+    pub pack_threads: usize,
+    /// zstd level.
+    pub zstd_level: i32,
+}
+
+/// Two volumes of which one contains the other.
+#[derive(Debug, Error)]
+#[error(
+    "volumes {outer} and {inner} overlap: {} contains {}; protect only the outer one",
+    outside.display(), inside.display()
+)]
+pub struct Overlap {
+    outer: VolumeName,
+    inner: VolumeName,
+    outside: PathBuf,
+    inside: PathBuf,
+}
+
+/// Why a sidecar cannot start. Each is one line that says what to do.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No volume was given.
+    #[error("no volume to protect: give --volume TENANT/NAME=DIRECTORY at least once")]
+    NoVolume,
+    /// The directory cannot be protected.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// One volume is inside another.
+    #[error(transparent)]
+    Overlap(Box<Overlap>),
+    /// Two volumes have one name.
+    #[error("volume {0} is given twice: every --volume needs a name of its own")]
+    Twice(VolumeName),
+    /// The identity cannot be loaded.
+    #[error(transparent)]
+    Identity(#[from] IdentityFileError),
+    /// The certificate is for other volumes.
+    #[error(
+        "the certificate in {} does not cover volume {volume}: issue one with `tidelock pki issue sidecar --tenant {} --volume {}`",
+        identity.display(), volume.tenant(), volume.name()
+    )]
+    NotCovered {
+        /// The volume.
+        volume: VolumeName,
+        /// Where the certificate is.
+        identity: PathBuf,
+    },
+    /// The address for health and metrics cannot be bound.
+    #[error("cannot listen on {address} for health and metrics: {source}; choose another --http address")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The share of a core makes no sense.
+    #[error("--cpu-share {0} is not above 0 and at most 1")]
+    CpuShare(f64),
+}
+
+impl Config {
+    /// Finds what is wrong before anything is opened or bound.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.volumes.is_empty() {
+            return Err(ConfigError::NoVolume);
+        }
+        if !(self.cpu_share > 0.0 && self.cpu_share <= 1.0) {
+            return Err(ConfigError::CpuShare(self.cpu_share));
+        }
+        let mut real: Vec<(VolumeName, PathBuf)> = Vec::new();
+        for volume in &self.volumes {
+            let directory = real_directory(&volume.directory)?;
+            for (other, there) in &real {
+                check_pair(&volume.name, &directory, other, there)?;
+            }
+            real.push((volume.name.clone(), directory));
+        }
+        Ok(())
+    }
+}
+
+fn real_directory(path: &Path) -> Result<PathBuf, VolumeError> {
+    let real = path.canonicalize().map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => VolumeError::Missing(path.to_owned()),
+        _ => VolumeError::Open { path: path.to_owned(), source },
+    })?;
+    if real.is_dir() { Ok(real) } else { Err(VolumeError::NotDirectory(path.to_owned())) }
+}
+
+fn check_pair(a: &VolumeName, at: &Path, b: &VolumeName, there: &Path) -> Result<(), ConfigError> {
+    if a == b {
+        return Err(ConfigError::Twice(a.clone()));
+    }
+    let overlap = |outer: &VolumeName, outside: &Path, inner: &VolumeName, inside: &Path| {
+        Err(ConfigError::Overlap(Box::new(Overlap {
+            outer: outer.clone(),
+            inner: inner.clone(),
+            outside: outside.to_owned(),
+            inside: inside.to_owned(),
+        })))
+    };
+    if there.starts_with(at) {
+        overlap(a, at, b, there)
+    } else if at.starts_with(there) {
+        overlap(b, there, a, at)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn config(volumes: &[(&str, &Path)]) -> Config {
+        let volume = |(name, directory): &(&str, &Path)| VolumeConfig {
+            name: name.parse().unwrap(),
+            directory: directory.to_path_buf(),
+        };
+        Config {
+            volumes: volumes.iter().map(volume).collect(),
+            receiver: "localhost:1".into(),
+            identity: "/nowhere".into(),
+            epoch: Epoch::FIRST,
+            tracker: TrackerChoice::Auto,
+            http: "127.0.0.1:0".parse().unwrap(),
+            port_file: None,
+            trace_acks: None,
+            cut_interval: Duration::from_millis(2),
+            cpu_share: 0.5,
+            drain_timeout: Duration::from_secs(1),
+            pack_threads: 1,
+            zstd_level: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_before_anything_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outer, inner, file) = (dir.path(), dir.path().join("inner"), dir.path().join("file"));
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink(&inner, dir.path().join("alias")).unwrap();
+        let says = |volumes: &[(&str, &Path)]| config(volumes).check().unwrap_err().to_string();
+        assert!(says(&[]).contains("no volume"));
+        assert!(says(&[("t/a", outer), ("t/b", &inner)]).contains("overlap"));
+        assert!(says(&[("t/a", &inner), ("t/b", &dir.path().join("alias"))]).contains("overlap"));
+        assert!(says(&[("t/a", &inner), ("t/a", &inner)]).contains("twice"));
+        assert!(says(&[("t/a", &file)]).contains("not a directory"));
+        assert!(says(&[("t/a", &dir.path().join("none"))]).contains("does not exist"));
+        assert!(config(&[("t/a", &inner)]).check().is_ok());
+    }
+}

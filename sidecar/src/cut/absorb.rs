@@ -1,0 +1,127 @@
+//! What each event makes dirty.
+
+use tidelock_proto::{FileId, Op, tree::Name};
+
+use super::{CutError, conditions, dirty::EntryHint, engine::Engine};
+use crate::{
+    capture::Found,
+    watch::{Event, TO_END},
+};
+
+impl Engine {
+    /// Takes every event that is queued and makes dirty what it announces.
+    pub(super) fn drain(&mut self) -> Result<(), CutError> {
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        let drained = self.watcher.drain(&mut events);
+        for event in events.drain(..) {
+            self.absorb(event);
+        }
+        self.events = events;
+        drained?;
+        self.revive_nameless();
+        Ok(())
+    }
+
+    fn absorb(&mut self, event: Event) {
+        match event {
+            Event::Name { dir, name } => self.dirty.entry(dir, name, EntryHint::default()),
+            Event::Attributes { dir, name } => {
+                if let Some(id) = self.child(dir, &name) {
+                    self.dirty.file(id).attributes = true;
+                }
+                // Also what the name means now, if that is another inode.
+                self.dirty.entry(dir, name, EntryHint::default());
+            }
+            Event::DirectoryAttributes { dir } => {
+                if self.stage.get(dir).is_some() {
+                    self.dirty.file(dir).attributes = true;
+                }
+            }
+            Event::Content { dir, name, closed_write } => self.absorb_content(dir, name, closed_write),
+            Event::Range { inode, offset, len } => {
+                if let Some(id) = self.stage.at_inode(inode) {
+                    let end = if len == TO_END { u64::MAX } else { offset.saturating_add(len) };
+                    self.dirty.written(id, offset, end);
+                }
+            }
+            Event::Size { inode } => {
+                if let Some(id) = self.stage.at_inode(inode) {
+                    self.suspect(id);
+                }
+            }
+            Event::Mapped { inode } => {
+                self.note_mapped(inode);
+                if let Some(id) = self.stage.at_inode(inode) {
+                    self.suspect(id);
+                    self.dirty.file(id).write_back = true;
+                }
+            }
+            Event::DirectoryGone { dir } => {
+                if dir == FileId::ROOT {
+                    self.root_gone = true;
+                } else {
+                    self.look_up_again(dir);
+                }
+            }
+            Event::Lost(reason) => {
+                tracing::warn!(%reason, "events were lost; scanning the volume");
+                self.status.set_condition(conditions::UNVERIFIED, reason.to_string());
+                self.status.counters.events_lost.add(1);
+                self.scan();
+            }
+        }
+    }
+
+    fn absorb_content(&mut self, dir: FileId, name: Box<[u8]>, closed_write: bool) {
+        if !self.exact() {
+            // What the name means in the tree, should the name be gone when it is looked up; and what it means then.
+            if let Some(id) = self.child(dir, &name) {
+                self.suspect(id);
+            }
+            self.dirty.entry(dir, name, EntryHint { content: true, scan: false });
+        } else if !closed_write {
+            // The bytes come as ranges; what is left is size and times.
+            match self.child(dir, &name) {
+                Some(id) => drop(self.dirty.file(id)),
+                None => self.dirty.entry(dir, name, EntryHint::default()),
+            }
+        }
+    }
+
+    fn child(&self, dir: FileId, name: &[u8]) -> Option<FileId> {
+        self.stage.tree().lookup(dir, &Name::new(name).ok()?)
+    }
+
+    /// What was dirty of an inode while it had no name is dirty again once it has one.
+    fn revive_nameless(&mut self) {
+        if self.nameless.is_empty() {
+            return;
+        }
+        let named: Vec<FileId> =
+            self.nameless.keys().copied().filter(|id| self.stage.tree().path(*id).is_some()).collect();
+        for id in named {
+            let Some(parked) = self.nameless.remove(&id) else { continue };
+            for dirt in parked.dirt {
+                self.dirty.put_back(id, dirt);
+            }
+            for (name, hint) in parked.entries {
+                self.dirty.entry(id, name, hint);
+            }
+            if let Some(hint) = parked.list {
+                self.dirty.directory(id, hint.scan);
+            }
+        }
+    }
+
+    /// The first inode of a new volume.
+    pub(super) fn create_root(&mut self) -> Result<(), CutError> {
+        let root = self.volume.root();
+        let found = Found::of(root).map_err(crate::capture::CaptureError::from)?;
+        let kind = tidelock_proto::tree::Kind::Directory;
+        let meta = found.meta(self.settled_before());
+        self.stage.apply(Op::Create { id: FileId::ROOT, kind, meta })?;
+        self.dirty.file(FileId::ROOT).attributes = true;
+        Ok(())
+    }
+}

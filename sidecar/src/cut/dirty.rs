@@ -1,0 +1,173 @@
+//! What is known to have changed and is not captured yet.
+//!
+//! Pure: events come in, work goes out. Nothing leaves the set unless it was captured or its inode is gone, so that "the
+//! set is empty" means "everything that was announced is captured".
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidelock_proto::FileId;
+
+use super::ranges::RangeSet;
+use crate::limits;
+
+/// Why an entry is looked up, beyond what it names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct EntryHint {
+    /// The content of what it names changed somewhere.
+    pub(crate) content: bool,
+    /// Part of a scan: compare what it names with the tree, and if it is a directory everything below.
+    pub(crate) scan: bool,
+}
+
+/// An entry to look up, by name, in a directory known from elsewhere.
+pub(crate) type Entry = (Box<[u8]>, EntryHint);
+
+/// What changed in one inode.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FileDirt {
+    /// Attributes, extended ones among them.
+    pub(crate) attributes: bool,
+    /// Bytes that were written.
+    pub(crate) changed: RangeSet,
+    /// Bytes that may differ from the tree and are to be compared with it.
+    pub(crate) suspect: RangeSet,
+    /// Pages may be dirty through a mapping that nobody announced: write them back before reading.
+    pub(crate) write_back: bool,
+    /// Suspect as a whole if its times or size say so.
+    pub(crate) compare: bool,
+}
+
+impl FileDirt {
+    pub(crate) fn suspect_all(&mut self) {
+        self.suspect.insert(0, u64::MAX);
+    }
+
+    fn merge(&mut self, mut other: Self) {
+        self.attributes |= other.attributes;
+        self.write_back |= other.write_back;
+        self.compare |= other.compare;
+        while let Some((start, end)) = other.changed.take(u64::MAX) {
+            self.changed.insert(start, end);
+        }
+        while let Some((start, end)) = other.suspect.take(u64::MAX) {
+            self.suspect.insert(start, end);
+        }
+    }
+}
+
+/// The set.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    /// Directories to list, with the hint for each of their entries.
+    directories: BTreeMap<FileId, EntryHint>,
+    entries: BTreeMap<(FileId, Box<[u8]>), EntryHint>,
+    files: BTreeMap<FileId, FileDirt>,
+}
+
+impl Dirty {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.directories.is_empty() && self.entries.is_empty() && self.files.is_empty()
+    }
+
+    pub(crate) fn directory(&mut self, dir: FileId, scan: bool) {
+        self.directories.entry(dir).or_default().scan |= scan;
+    }
+
+    pub(crate) fn entry(&mut self, dir: FileId, name: Box<[u8]>, hint: EntryHint) {
+        let held = self.entries.entry((dir, name)).or_default();
+        held.content |= hint.content;
+        held.scan |= hint.scan;
+    }
+
+    /// Changes what is known of one inode.
+    pub(crate) fn file(&mut self, id: FileId) -> &mut FileDirt {
+        self.files.entry(id).or_default()
+    }
+
+    /// Puts back what could not be captured.
+    pub(crate) fn put_back(&mut self, id: FileId, dirt: FileDirt) {
+        self.file(id).merge(dirt);
+    }
+
+    pub(crate) fn written(&mut self, id: FileId, start: u64, end: u64) {
+        let dirt = self.files.entry(id).or_default();
+        dirt.changed.insert(start, end);
+        dirt.changed.limit(limits::DIRTY_RANGES_PER_FILE);
+    }
+
+    pub(crate) fn take_directory(&mut self) -> Option<(FileId, EntryHint)> {
+        self.directories.pop_first()
+    }
+
+    /// Takes up to `most` entries of one directory.
+    pub(crate) fn take_entries(&mut self, most: usize) -> Option<(FileId, Vec<Entry>)> {
+        let dir = self.entries.first_key_value()?.0.0;
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some(entry) = self.entries.first_entry()
+            && entry.key().0 == dir
+        {
+            let ((_, name), hint) = entry.remove_entry();
+            taken.push((name, hint));
+        }
+        Some((dir, taken))
+    }
+
+    pub(crate) fn take_file(&mut self) -> Option<(FileId, FileDirt)> {
+        self.files.pop_first()
+    }
+
+    /// Forgets everything about an inode that is gone.
+    pub(crate) fn forget(&mut self, id: FileId) {
+        self.directories.remove(&id);
+        self.files.remove(&id);
+        let entries = (id, Box::default())..(FileId(id.0 + 1), Box::default());
+        let gone: Vec<_> = self.entries.range(entries).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.entries.remove(&key);
+        }
+    }
+
+    /// Empties the set; returns the inodes that were in it.
+    pub(crate) fn take_ids(&mut self) -> BTreeSet<FileId> {
+        let ids = self.files.keys().copied().collect();
+        *self = Self::default();
+        ids
+    }
+
+    /// About how many bytes are known to wait, for status; a whole file counts as `unknown_bytes`.
+    pub(crate) fn bytes(&self, unknown_bytes: impl Fn(FileId) -> u64) -> u64 {
+        let of = |(id, dirt): (&FileId, &FileDirt)| {
+            let all = dirt.changed.bytes().saturating_add(dirt.suspect.bytes());
+            all.min(unknown_bytes(*id))
+        };
+        self.files.iter().map(of).fold(0, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_out_one_directory_at_a_time() {
+        let mut dirty = Dirty::default();
+        for (dir, name) in [(2, "b"), (1, "a"), (2, "a"), (2, "c")] {
+            dirty.entry(FileId(dir), name.as_bytes().into(), EntryHint::default());
+        }
+        assert_eq!(dirty.take_entries(2).map(|(dir, names)| (dir, names.len())), Some((FileId(1), 1)));
+        assert_eq!(dirty.take_entries(2).map(|(dir, names)| (dir, names.len())), Some((FileId(2), 2)));
+        dirty.forget(FileId(2));
+        assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn what_is_put_back_joins_what_came_meanwhile() {
+        let mut dirty = Dirty::default();
+        dirty.written(FileId(7), 0, 10);
+        let (id, dirt) = dirty.take_file().expect("one file");
+        dirty.written(FileId(7), 5, 20);
+        dirty.put_back(id, dirt);
+        assert_eq!(dirty.bytes(|_| 1000), 20);
+    }
+}

@@ -1,0 +1,281 @@
+//! Everything one volume's capture works with.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use rustix::io::Errno;
+use tidelock_proto::{
+    FileId, Tree,
+    point::Consistency,
+    tree::{Name, Timestamp},
+};
+
+use super::{
+    CutError, conditions,
+    dirty::{Dirty, EntryHint, FileDirt},
+    stage::Stage,
+};
+use crate::limits::{CTIME_SETTLES_AFTER, ENTRIES_PER_STEP, MAPPED_INODES_MAX, SLICE_BYTES};
+use crate::{
+    capture::Volume,
+    pack::Packer,
+    ship::Outbox,
+    status::Status,
+    watch::{Event, Tracker, WatchError, Watcher},
+};
+
+/// What waits until its inode has a name again. If it gets none the commit removes the inode, and this with it.
+#[derive(Debug, Default)]
+pub(super) struct Parked {
+    pub(super) dirt: Vec<FileDirt>,
+    pub(super) entries: Vec<(Box<[u8]>, EntryHint)>,
+    pub(super) list: Option<EntryHint>,
+}
+
+/// The capture of one volume: its sources, what is dirty, the tree as captured, and where chunks go.
+pub(crate) struct Engine {
+    pub(super) volume: Volume,
+    pub(super) watcher: Watcher,
+    pub(super) stage: Stage,
+    pub(super) dirty: Dirty,
+    pub(super) packer: Packer,
+    pub(super) outbox: Outbox,
+    pub(super) status: Arc<Status>,
+    pub(super) buffer: Vec<u8>,
+    pub(super) events: Vec<Event>,
+    /// Inodes that are mapped, in the tree or not; `None` once there are too many: then every inode counts as mapped.
+    pub(super) mapped: Option<HashSet<u64>>,
+    /// What is dirty of inodes that have no name just now, or not the one the tree has.
+    pub(super) nameless: BTreeMap<FileId, Parked>,
+    /// What could not be read, to be tried again.
+    pub(super) unreadable_later: BTreeMap<FileId, FileDirt>,
+    /// Directories the kernel refused to watch.
+    pub(super) unwatched: BTreeSet<FileId>,
+    /// Inodes whose change time was too young to be recorded when they were captured.
+    pub(super) unsettled: BTreeMap<FileId, Instant>,
+    /// The root was found gone.
+    pub(super) root_gone: bool,
+    sockets: BTreeSet<(FileId, Name)>,
+    mounts: BTreeSet<(FileId, Name)>,
+    /// Content of every chunk that was packed, for tests to compare with.
+    #[cfg(test)]
+    pub(super) tap: std::collections::HashMap<tidelock_proto::ChunkId, Vec<u8>>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        volume: Volume,
+        watcher: Watcher,
+        packer: Packer,
+        outbox: Outbox,
+        status: Arc<Status>,
+    ) -> Self {
+        Self {
+            volume,
+            watcher,
+            stage: Stage::default(),
+            dirty: Dirty::default(),
+            packer,
+            outbox,
+            status,
+            buffer: Vec::new(),
+            events: Vec::new(),
+            mapped: Some(HashSet::new()),
+            nameless: BTreeMap::new(),
+            unreadable_later: BTreeMap::new(),
+            unwatched: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
+            root_gone: false,
+            sockets: BTreeSet::new(),
+            mounts: BTreeSet::new(),
+            #[cfg(test)]
+            tap: std::collections::HashMap::new(),
+        }
+    }
+
+    /// Starts over from a tree that both sides agree on; everything is compared with it. What was dirty under the
+    /// former tree's ids is compared by content, whatever its times say.
+    pub(super) fn start_from(&mut self, tree: Tree) -> Result<(), CutError> {
+        let mut suspects: BTreeSet<FileId> = self.dirty.take_ids();
+        suspects.extend(self.nameless.keys().chain(self.unreadable_later.keys()).copied());
+        let inodes: Vec<u64> = suspects
+            .iter()
+            .filter_map(|id| self.stage.identity(*id))
+            .map(|identity| identity.inode)
+            .collect();
+        self.stage = Stage::new(tree);
+        self.nameless.clear();
+        self.unreadable_later.clear();
+        self.unwatched.clear();
+        self.unsettled.clear();
+        if self.stage.get(FileId::ROOT).is_none() {
+            self.create_root()?;
+        }
+        let mapped = self.mapped.iter().flatten().copied();
+        let suspects: Vec<FileId> =
+            inodes.into_iter().chain(mapped).filter_map(|inode| self.stage.at_inode(inode)).collect();
+        suspects.into_iter().for_each(|id| self.suspect(id));
+        self.scan();
+        Ok(())
+    }
+
+    /// Compares the whole volume with the tree.
+    pub(super) fn scan(&mut self) {
+        self.dirty.directory(FileId::ROOT, true);
+    }
+
+    pub(super) fn exact(&self) -> bool {
+        self.watcher.tracker() == Tracker::Exact
+    }
+
+    /// Everything of the file is to be compared with the tree.
+    pub(super) fn suspect(&mut self, id: FileId) {
+        if self.stage.get(id).is_some_and(|inode| inode.extents().is_some()) {
+            self.dirty.file(id).suspect_all();
+        }
+    }
+
+    pub(super) fn is_mapped(&self, inode: u64) -> bool {
+        self.exact() && self.mapped.as_ref().is_none_or(|mapped| mapped.contains(&inode))
+    }
+
+    pub(super) fn note_mapped(&mut self, inode: u64) {
+        if let Some(mapped) = &mut self.mapped {
+            mapped.insert(inode);
+            if mapped.len() > MAPPED_INODES_MAX {
+                self.mapped = None;
+            }
+        }
+    }
+
+    /// Change times before this are recorded.
+    pub(super) fn settled_before(&self) -> Timestamp {
+        (SystemTime::now() - CTIME_SETTLES_AFTER).into()
+    }
+
+    /// Remembers to record the change time once it has settled.
+    pub(super) fn note_unsettled(&mut self, id: FileId) {
+        let unsettled =
+            self.stage.get(id).is_some_and(|inode| inode.meta.origin.ctime == Timestamp::default());
+        if unsettled {
+            self.unsettled.insert(id, Instant::now());
+        }
+    }
+
+    /// Queues inodes whose change time has settled by now.
+    pub(super) fn settle(&mut self) {
+        let now = Instant::now();
+        let settled: Vec<FileId> = self
+            .unsettled
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) > CTIME_SETTLES_AFTER * 2)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in settled {
+            self.unsettled.remove(&id);
+            self.dirty.file(id);
+        }
+    }
+
+    /// Watches a directory; where the kernel refuses for want of watches, says so and goes on without.
+    pub(super) fn watch(&mut self, dir: FileId, fd: BorrowedFd<'_>) -> Result<(), CutError> {
+        match self.watcher.watch_directory(dir, fd) {
+            Ok(()) => {
+                if self.unwatched.remove(&dir) && self.unwatched.is_empty() {
+                    self.status.clear_condition(conditions::WATCH_LIMIT);
+                }
+                Ok(())
+            }
+            Err(error @ WatchError::WatchLimit { .. }) => {
+                self.status.set_condition(conditions::WATCH_LIMIT, error.to_string());
+                self.unwatched.insert(dir);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Something cannot be read: points are not proven until it can.
+    pub(super) fn unreadable(&mut self, id: FileId, errno: Errno) {
+        let path = self.stage.tree().path(id).unwrap_or_default();
+        let path = self.volume.path().join(String::from_utf8_lossy(&path).as_ref());
+        self.status.set_condition(conditions::UNREADABLE, format!("cannot read {}: {errno}", path.display()));
+        self.unreadable_later
+            .entry(id)
+            .or_insert_with(|| FileDirt { attributes: true, ..FileDirt::default() });
+    }
+
+    /// Tries again what could not be read or watched.
+    pub(super) fn retry_unreadable(&mut self) {
+        if !self.unreadable_later.is_empty() {
+            self.status.clear_condition(conditions::UNREADABLE);
+        }
+        for (id, dirt) in std::mem::take(&mut self.unreadable_later) {
+            if self.stage.tree().entries(id).is_some() {
+                self.dirty.directory(id, true);
+            }
+            self.dirty.put_back(id, dirt);
+        }
+        for dir in &self.unwatched {
+            self.dirty.directory(*dir, true);
+        }
+    }
+
+    pub(super) fn note_socket(&mut self, dir: FileId, name: &Name) {
+        if self.sockets.insert((dir, name.clone())) {
+            self.status.counters.sockets_skipped.add(1);
+        }
+    }
+
+    pub(super) fn note_mount(&mut self, dir: FileId, name: &Name) {
+        if self.mounts.insert((dir, name.clone())) {
+            tracing::warn!(%name, "a file system mounted within the volume is not replicated");
+        }
+    }
+
+    /// What may be believed of a cut taken now.
+    pub(super) fn consistency(&self) -> Consistency {
+        if self.unreadable_later.is_empty() && self.unwatched.is_empty() {
+            Consistency::Crash
+        } else {
+            Consistency::Fuzzy
+        }
+    }
+
+    /// Captures part of what is dirty: at most about a slice of bytes, so that events never wait long.
+    pub(super) fn step(&mut self) -> Result<(), CutError> {
+        let mut looked_up = 0;
+        while looked_up < ENTRIES_PER_STEP {
+            if let Some((dir, hint)) = self.dirty.take_directory() {
+                self.list_directory(dir, hint)?;
+                looked_up += 1;
+            } else if let Some((dir, entries)) = self.dirty.take_entries(ENTRIES_PER_STEP) {
+                looked_up += entries.len();
+                self.capture_entries(dir, entries)?;
+            } else {
+                break;
+            }
+        }
+        let (mut read, mut captured) = (0, 0);
+        while read < SLICE_BYTES
+            && captured < ENTRIES_PER_STEP
+            && let Some((id, dirt)) = self.dirty.take_file()
+        {
+            read += self.capture_inode(id, dirt)?;
+            captured += 1;
+        }
+        self.hand_over(false);
+        Ok(())
+    }
+
+    /// Gives staged operations to the session: in large groups, or all of them before a commit.
+    pub(super) fn hand_over(&mut self, all: bool) {
+        if self.stage.pending_ops() > 1024 || (all && self.stage.pending_ops() > 0) {
+            self.outbox.ops(self.stage.take_ops());
+        }
+    }
+}

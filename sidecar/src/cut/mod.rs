@@ -1,0 +1,79 @@
+//! The cut: crash consistency without stopping the application.
+//!
+//! The idea is a sequence lock over a file system, reached by the pre-copy rounds of a live migration:
+//!
+//! ```text
+//! loop:
+//!     started := now
+//!     new := drain every event source
+//!     if new is empty and everything announced before is captured:
+//!         commit; the cut is the instant `started`
+//!     capture part of what was announced
+//! ```
+//!
+//! # Why the commit is an instant of the volume
+//!
+//! Claim: at the commit the captured tree contains every change that had returned to its program before `started`, and
+//! of changes still in flight at `started` any part or none, which is what a crash at `started` could have left.
+//!
+//! 1. *Every returned change was announced.* The kernel queues the event of a change before the system call that made
+//!    it returns (stores through a mapping: before the faulting store executes). A change that returned before
+//!    `started` is thus in the queue when the drain that began at `started` takes it, or was taken earlier; an event the
+//!    kernel had to drop is itself announced ([`crate::watch::Event::Lost`]) and makes the whole volume dirty.
+//! 2. *Everything announced is captured.* [`dirty::Dirty`] drops nothing but what was captured or belongs to an inode that
+//!    is gone; the commit requires it to be empty after that drain.
+//! 3. *A capture that follows an announcement sees its effect.* inotify events follow their effect. Of the exact events
+//!    some come before it, while their writer holds the inode's lock; the capture passes through that lock before it
+//!    looks ([`crate::capture::barrier`], table in [`crate::watch`]). Where a writer is announced before it takes the lock
+//!    (`fallocate`), the inotify event that follows the effect makes the same bytes dirty again.
+//! 4. *Nothing captured is stale.* If something changed after it was read and before `started`, then by 1 its event
+//!    was found by a drain after the read, so by 2 it was read again, by 3 with its effect. Hence at the last drain all
+//!    captured state equals the volume's at `started`, but for changes in flight.
+//! 5. *Reads are not torn across a cut.* A page read while it is written may mix old and new bytes; its writer is
+//!    then in flight and its event queued or about to be; if it returns before `started` the page was read again
+//!    by 4; if not, a crash could have torn it in the same way: the kernel makes no promise for a write in flight.
+//! 6. *Names.* A rename is seen at two names looked up at two instants. Passing through the directories' locks before
+//!    the drain ([`names`]) makes its events visible to that drain if half of it was seen; then there is another
+//!    round, and the round that finds no event saw all of it or none. An inode without a name is dropped only at the commit.
+//! 7. *Two sources.* Both are drained between any capture and the commit, so the argument holds for each alone. inotify
+//!    is drained first: an `IN_MODIFY` that was seen has its range event in the same drain, or earlier.
+//! 8. *Causality between programs.* If one program saw a change complete and then made its own, and the second is in the cut,
+//!    so is the first: it returned earlier, hence before `started` or in the same drain.
+//!
+//! What is not claimed: with the `inotify` tracker, stores through a mapping are announced only when the file is closed
+//! (`IN_CLOSE_WRITE`), because the kernel has no inotify event for them; and a change made through a name that was
+//! linked, used and removed again between two drains is announced by that name alone. The point records its tracker.
+
+mod absorb;
+mod conditions;
+mod cutter;
+pub(crate) mod dirty;
+mod engine;
+mod files;
+mod names;
+mod ranges;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use thiserror::Error;
+use tidelock_proto::tree::TreeError;
+
+pub(crate) use cutter::{Cutter, CutterConfig, Ended};
+
+use crate::{capture::CaptureError, watch::WatchError};
+
+/// Why cutting cannot go on as it is.
+#[derive(Debug, Error)]
+pub enum CutError {
+    /// Something could not be captured now.
+    #[error("cannot capture: {0}")]
+    Capture(#[from] CaptureError),
+    /// The event sources failed.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// What was captured makes no tree: a fault of this program, or a file system that shows one directory twice. The
+    /// volume is compared anew with the receiver's tree.
+    #[error("captured state makes no tree: {0}")]
+    Tree(#[from] TreeError),
+}

