@@ -351,5 +351,6 @@ fn xattrs(path: &Path) -> Xattrs {
         rustix::fs::lgetxattr(path, name, rustix::buffer::spare_capacity(&mut value)).unwrap();
         (name.to_vec(), value)
     };
-    names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(get).collect()
+    let own = |name: &&[u8]| !name.is_empty() && !name.starts_with(b"trusted.SGI_ACL_");
+    names.split(|byte| *byte == 0).filter(own).map(get).collect()
 }
