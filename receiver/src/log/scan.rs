@@ -256,6 +256,9 @@ impl Window {
     /// `count` bytes from `at`, fewer at the end of the file.
     fn get(&mut self, at: u64, count: usize) -> Result<&[u8], LogError> {
         let count = count.min(self.len.saturating_sub(at) as usize);
+        if count == 0 {
+            return Ok(&[]);
+        }
         let end = self.start + self.bytes.len() as u64;
         if at < self.start || at + count as u64 > end {
             let read = count.max(limits::WRITE_BUFFER_BYTES).min(self.len.saturating_sub(at) as usize);

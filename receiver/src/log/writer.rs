@@ -60,6 +60,10 @@ impl LogWriter {
         if let Some(header) = end.continues {
             let file = writer.disk.open(end.segment).map_err(LogError::io("open", end.segment))?;
             file.truncate(end.offset).map_err(LogError::io("cut", end.segment))?;
+            if end.offset == RECORDS_START {
+                // The crash may have come before both copies of the header were there.
+                file.write_at(&header.encode(), 0).map_err(LogError::io("begin", end.segment))?;
+            }
             // What was found may have been read from memory and not be on disk yet; nothing may be offered before.
             file.sync().map_err(LogError::io("sync", end.segment))?;
             file.allocate(options.segment_bytes.max(end.offset))

@@ -233,3 +233,20 @@ fn an_intact_record_of_a_torn_group_is_never_found_behind_a_new_one() {
     let store = reopen();
     assert_eq!(store.points(&source.volume, None).expect("points").len(), 2);
 }
+
+#[test]
+fn damage_before_a_synced_record_is_not_a_torn_tail() {
+    let (disk, dir) = (SimDisk::new(BTreeMap::new()), scratch());
+    let store = open(&disk, dir.path()).expect("a new store");
+    let mut source = Source::new(volume("t/a"), 1);
+    (0..4).for_each(|_| store.append_and_wait(source.commit_of(1)).expect("written"));
+    drop(store);
+    let files = disk.crash(Left::Nothing, &mut StdRng::seed_from_u64(0));
+    assert_eq!(files.len(), 1, "all in the last segment");
+    let (place, number) = commit_of(&files, &source, point(2));
+    let damaged = flip(&files, place.segment, u64::from(place.offset) + 60);
+    let store = open(&SimDisk::new(damaged), scratch().path()).expect("opens");
+    assert!(!store.opened().torn);
+    assert_eq!(store.opened().damage[0].what, DamageKind::Body(number));
+    assert_eq!(store.volume(&source.volume).expect("it is there").last.id, point(4));
+}
