@@ -204,8 +204,7 @@ fn age_ms(choice: &Choice, now: SystemTime) -> f64 {
 
 fn next_command(volume: &VolumeName, directory: &Path, epoch: Epoch) -> String {
     format!(
-        "tidelock sidecar --volume {}={} --epoch {epoch} --receiver HOST:PORT --identity DIR",
-        volume.name(),
+        "tidelock sidecar --volume {volume}={} --epoch {epoch} --receiver HOST:PORT --identity DIR",
         directory.display()
     )
 }

@@ -153,7 +153,11 @@ fn a_promotion_ends_the_epoch_at_its_point() {
         (report.point.id.as_str(), report.old_epoch, report.epoch, report.resumed),
         ("1.3", 1, 2, false)
     );
-    assert!(report.next_command.contains("--epoch 2"), "{}", report.next_command);
+    assert!(
+        report.next_command.contains("--volume t/v=") && report.next_command.contains("--epoch 2"),
+        "{}",
+        report.next_command
+    );
     assert_eq!(report.chunks_checked, 1);
     assert_eq!(world.which(), "this is 1.3");
     let volume = &status(&world.access(), None).unwrap()[0];
