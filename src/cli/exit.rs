@@ -9,12 +9,18 @@ pub(crate) const HELP: &str = "Exit codes:\n  \
     0   done\n  \
     1   failed\n  \
     2   refused for safety: nothing was changed (a fuzzy point, another epoch, a target that is not empty)\n  \
+    3   sidecar: fenced, the volume was promoted elsewhere\n  \
+    4   sidecar: superseded, another sidecar replicates the volume\n  \
     64  bad usage or configuration";
 
 /// Something failed.
 pub(crate) const FAILED: u8 = 1;
 /// Done on purpose not, because it could lose data.
 pub(crate) const REFUSED: u8 = 2;
+/// The volume was promoted, and this writer must not come back.
+pub(crate) const FENCED: u8 = 3;
+/// Another sidecar of the same epoch took over.
+pub(crate) const SUPERSEDED: u8 = 4;
 /// The arguments or the configuration make no sense.
 pub(crate) const USAGE: u8 = 64;
 

@@ -2,6 +2,7 @@
 //!
 //! What a command does belongs to the libraries, which neither print nor exit. Exit codes are in [`exit`].
 
+mod demo;
 pub(crate) mod exit;
 mod logging;
 pub(crate) mod output;
@@ -10,6 +11,7 @@ mod points;
 mod promote;
 mod receiver;
 mod restore;
+mod sidecar;
 mod signals;
 mod source;
 mod status;
@@ -36,6 +38,8 @@ enum Command {
     Status(status::Args),
     Pki(pki::Args),
     Receiver(receiver::Args),
+    Sidecar(sidecar::Args),
+    Demo(demo::Args),
 }
 
 /// Parses the command line, runs the command, and says how it ended.
@@ -54,6 +58,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args),
         Command::Pki(args) => pki::run(args),
         Command::Receiver(args) => receiver::run(args),
+        Command::Sidecar(args) => sidecar::run(args),
+        Command::Demo(args) => demo::run(&args),
     }
 }
 

@@ -1,0 +1,146 @@
+//! `tidelock sidecar`: protects the volumes of one pod.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::ValueEnum;
+use tidelock_proto::Epoch;
+use tidelock_sidecar::{Config, Outcome, RunError, VolumeConfig, pack::Packer, watch::TrackerChoice};
+
+use super::{
+    exit::{FAILED, FENCED, Failure, SUPERSEDED, USAGE},
+    logging::{self, LogArgs},
+    signals,
+};
+
+/// Protect directories: watch them, cut them, and stream what changed to a receiver.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A directory to protect and its name; may be given several times.
+    #[arg(long = "volume", value_name = "TENANT/NAME=DIR", required = true, value_parser = parse_volume)]
+    volumes: Vec<VolumeConfig>,
+    /// Where to stream to.
+    #[arg(long, value_name = "HOST:PORT", env = "TIDELOCK_RECEIVER", value_parser = parse_address)]
+    receiver: String,
+    /// Directory with tls.crt, tls.key and ca.crt; `tidelock pki issue sidecar` makes one.
+    #[arg(long, value_name = "DIR", env = "TIDELOCK_IDENTITY")]
+    identity: PathBuf,
+    /// The writer epoch this sidecar was granted: 1 for a volume that was never promoted, else what `tidelock promote`
+    /// printed.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    epoch: u64,
+    /// Which event sources to use.
+    #[arg(long, value_enum, default_value_t)]
+    tracker: TrackerArg,
+    /// TCP address for /healthz, /readyz, /metrics and /status, which are plain HTTP.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9902")]
+    http: SocketAddr,
+    /// Write the bound HTTP address here once it listens.
+    #[arg(long, value_name = "PATH")]
+    port_file: Option<PathBuf>,
+    /// Append a line `EPOCH.SEQ CUT_NS ACK_NS` for every acknowledgement, for measuring.
+    #[arg(long, value_name = "PATH")]
+    trace_acks: Option<PathBuf>,
+    /// Shortest time between the beginnings of two cuts.
+    #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = humantime::parse_duration)]
+    cut_interval: Duration,
+    /// The part of one core that cutting may take; cuts come less often under load to stay within it.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    cpu_share: f64,
+    /// How long the final cut and its acknowledgement may take after SIGTERM.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+    /// Threads that hash and compress.
+    #[arg(long, value_name = "N", default_value_t = Packer::threads_default())]
+    pack_threads: usize,
+    /// zstd level; 1 costs the application least.
+    #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
+    zstd_level: i32,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum TrackerArg {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// Exact byte ranges from tracepoints, or an error.
+    Exact,
+    /// inotify alone, which needs no privilege.
+    Inotify,
+}
+
+fn parse_volume(text: &str) -> Result<VolumeConfig, String> {
+    let (name, directory) = text.split_once('=').ok_or("write TENANT/NAME=DIRECTORY")?;
+    let name = name.parse().map_err(|error| format!("{error}"))?;
+    if directory.is_empty() {
+        return Err("the directory is missing: write TENANT/NAME=DIRECTORY".to_owned());
+    }
+    Ok(VolumeConfig { name, directory: directory.into() })
+}
+
+fn parse_address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+            Ok(text.to_owned())
+        }
+        _ => Err("write HOST:PORT, such as standby.example.org:4433".to_owned()),
+    }
+}
+
+/// Runs until it is told to stop, fenced, or of no use.
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    logging::init(&args.log)?;
+    let config = Config {
+        volumes: args.volumes,
+        receiver: args.receiver,
+        identity: args.identity,
+        epoch: Epoch(args.epoch),
+        tracker: match args.tracker {
+            TrackerArg::Auto => TrackerChoice::Auto,
+            TrackerArg::Exact => TrackerChoice::Exact,
+            TrackerArg::Inotify => TrackerChoice::Inotify,
+        },
+        http: args.http,
+        port_file: args.port_file,
+        trace_acks: args.trace_acks,
+        cut_interval: args.cut_interval,
+        cpu_share: args.cpu_share,
+        drain_timeout: args.drain_timeout,
+        pack_threads: args.pack_threads,
+        zstd_level: args.zstd_level,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let shutdown = signals::shutdown()?;
+        tidelock_sidecar::run(config, shutdown).await.map_err(failure)
+    });
+    runtime.shutdown_background();
+    match outcome? {
+        Outcome::Complete => Ok(()),
+        Outcome::Incomplete => Err(Failure::new(
+            FAILED,
+            anyhow::anyhow!(
+                "stopped before the final cut was durable: what changed last is not on the receiver"
+            ),
+        )),
+        Outcome::Fenced { volume, epoch } => Err(Failure::new(
+            FENCED,
+            anyhow::anyhow!(
+                "fenced: volume {volume} was promoted to epoch {epoch}, so this copy is no longer the primary; \
+                 stop the application here and fail back from the new primary"
+            ),
+        )),
+        Outcome::Superseded(volume) => Err(Failure::new(
+            SUPERSEDED,
+            anyhow::anyhow!("superseded: another sidecar replicates volume {volume} now; run only one"),
+        )),
+    }
+}
+
+fn failure(error: RunError) -> Failure {
+    match error {
+        RunError::Config(error) => Failure::new(USAGE, error),
+        error => error.into(),
+    }
+}
