@@ -370,7 +370,8 @@ pub struct VolumeStatus {
     /// The newest heartbeat; none since the receiver started if absent.
     #[prost(message, optional, tag = "6")]
     pub heartbeat: Option<Heartbeat>,
-    /// Receiver's now minus the newest instant known to be covered by a durable point, in nanoseconds.
+    /// Receiver's now minus the newest instant known to be covered by a durable point, in nanoseconds; `u64::MAX` without
+    /// any point.
     #[prost(uint64, tag = "7")]
     pub lag_ns: u64,
     #[prost(uint64, tag = "8")]
