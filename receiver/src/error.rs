@@ -17,14 +17,14 @@ pub enum RunError {
     #[error("--store: {0}")]
     Open(StoreError),
     /// An address cannot be listened on.
-    #[error("{option} {address}: {}", advice(.source))]
+    #[error("{option} {address}: {}", advice(.cause))]
     Listen {
         /// The option that names it.
         option: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The transport cannot be set up.
     #[error(transparent)]
@@ -60,8 +60,8 @@ impl RunError {
     }
 }
 
-fn advice(source: &io::Error) -> String {
-    match source.kind() {
+fn advice(cause: &io::Error) -> String {
+    match cause.kind() {
         io::ErrorKind::AddrInUse => {
             "the address is in use: choose another port, or stop what listens there".to_owned()
         }
@@ -69,6 +69,6 @@ fn advice(source: &io::Error) -> String {
             "this machine has no such address: use one of its own, or 0.0.0.0".to_owned()
         }
         io::ErrorKind::PermissionDenied => "not permitted: choose a port above 1023".to_owned(),
-        _ => source.to_string(),
+        _ => cause.to_string(),
     }
 }

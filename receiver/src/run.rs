@@ -17,7 +17,7 @@ use std::{
 };
 
 use tidelock_proto::{
-    identity::Identity,
+    identity::{Identity, Role},
     transport::{self, Server, TransportError},
 };
 use tokio::{
@@ -38,14 +38,17 @@ use crate::{
 /// Runs a receiver until `shutdown` resolves or something it needs fails.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let identity = Identity::load(&config.identity)?;
+    if identity.peer().role != Role::Receiver {
+        return Err(RunError::Transport(TransportError::NotAReceiver(identity.peer().to_string())));
+    }
     let store = open_store(&config).await?;
     let server = transport::server(config.listen, identity).map_err(|error| match error {
         TransportError::Bind { source, .. } => {
-            RunError::Listen { option: "--listen", address: config.listen, source }
+            RunError::Listen { option: "--listen", address: config.listen, cause: source }
         }
         error => RunError::Transport(error),
     })?;
-    let on_http = |source| RunError::Listen { option: "--http", address: config.http, source };
+    let on_http = |cause| RunError::Listen { option: "--http", address: config.http, cause };
     let listener = TcpListener::bind(config.http).await.map_err(on_http)?;
     let (quic, http) = (server.local_addr().map_err(on_http)?, listener.local_addr().map_err(on_http)?);
 

@@ -7,6 +7,8 @@ use super::exit::Failure;
 
 /// Which events are logged; the syntax is that of `tracing_subscriber::EnvFilter`.
 const FILTER_VARIABLE: &str = "TIDELOCK_LOG";
+/// What libraries say of their own doings is not for operators.
+const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,quinn=warn,quinn_proto=warn,rustls=warn";
 
 /// How a command logs.
 #[derive(Debug, Args)]
@@ -31,7 +33,7 @@ pub(crate) fn init(args: &LogArgs) -> Result<(), Failure> {
     let filter = match std::env::var(FILTER_VARIABLE) {
         Ok(filter) => EnvFilter::try_new(&filter)
             .map_err(|error| Failure::usage(format!("{FILTER_VARIABLE}={filter}: {error}")))?,
-        Err(_) => EnvFilter::new("info"),
+        Err(_) => EnvFilter::new(DEFAULT_FILTER),
     };
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match args.log_format {

@@ -3,6 +3,7 @@
 
 mod configuration;
 mod harness;
+mod latency;
 mod operators;
 mod refusals;
 mod sessions;
