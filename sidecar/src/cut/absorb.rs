@@ -124,4 +124,15 @@ impl Engine {
         self.dirty.file(FileId::ROOT).attributes = true;
         Ok(())
     }
+
+    /// The volume's root is the tree's root, also where the tree was captured from another directory, as after a failover.
+    pub(super) fn recognise_root(&mut self) -> Result<(), CutError> {
+        let found = Found::of(self.volume.root()).map_err(crate::capture::CaptureError::from)?;
+        if self.stage.identity(FileId::ROOT) != Some(found.identity()) {
+            let meta = found.meta(self.settled_before());
+            self.stage.apply(Op::SetMeta { id: FileId::ROOT, meta })?;
+            self.note_unsettled(FileId::ROOT);
+        }
+        Ok(())
+    }
 }

@@ -112,8 +112,9 @@ impl Engine {
         self.unreadable_later.clear();
         self.unwatched.clear();
         self.unsettled.clear();
-        if self.stage.get(FileId::ROOT).is_none() {
-            self.create_root()?;
+        match self.stage.get(FileId::ROOT) {
+            Some(_) => self.recognise_root()?,
+            None => self.create_root()?,
         }
         let mapped = self.mapped.iter().flatten().copied();
         let suspects: Vec<FileId> =

@@ -33,10 +33,16 @@ impl Stage {
         &self.tree
     }
 
+    /// The tree alone.
+    #[cfg(test)]
+    pub(crate) fn into_tree(self) -> Tree {
+        self.tree
+    }
+
     /// Applies an operation and stages it.
     pub(crate) fn apply(&mut self, op: Op) -> Result<(), TreeError> {
         self.tree.apply(&op)?;
-        if let Op::Create { id, meta, .. } = &op {
+        if let Op::Create { id, meta, .. } | Op::SetMeta { id, meta } = &op {
             self.by_inode.insert(meta.origin.inode, *id);
         }
         if let Op::Link { id, .. } = &op
@@ -101,7 +107,8 @@ impl Stage {
         let identity = found.identity();
         let id = self.at_inode(identity.inode)?;
         let inode = self.tree.get(id)?;
-        let same = inode.meta.origin.generation == identity.generation && found.is_kind(&inode.kind());
+        // The number may also be one that the root had elsewhere, before a failover.
+        let same = self.identity(id) == Some(identity) && found.is_kind(&inode.kind());
         same.then_some(id)
     }
 }

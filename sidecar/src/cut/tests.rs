@@ -218,3 +218,20 @@ fn an_unchanged_volume_is_compared_without_reading_it() {
         "a file that changed a moment ago is read again"
     );
 }
+
+#[test]
+fn a_tree_that_was_captured_elsewhere_is_compared_with_the_directory_that_is_here() {
+    let mut there = Rig::new(TrackerChoice::Inotify);
+    let mut here = Rig::new(TrackerChoice::Inotify);
+    for rig in [&there, &here] {
+        fs::create_dir(rig.root.join("dir")).unwrap();
+        fs::write(rig.root.join("dir/file"), "as it was").unwrap();
+    }
+    fs::write(here.root.join("dir/new"), "since").unwrap();
+    there.settle();
+    let tap = std::mem::take(&mut there.engine.tap);
+    here.engine.start_from(std::mem::take(&mut there.engine.stage).into_tree()).unwrap();
+    here.engine.tap.extend(tap);
+    here.settle();
+    here.assert_equal();
+}
