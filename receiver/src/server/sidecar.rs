@@ -252,13 +252,15 @@ impl<'a> Driver<'a> {
     /// Handles a message, and those that have been read with it.
     fn on_messages(&mut self, first: Result<Option<ToReceiver>, FrameError>) {
         let mut next = first;
-        for _ in 0..limits::FRAMES_PER_TURN {
+        for taken in 1.. {
             self.on_message(next);
             // A commit is to be on its way before anything else is looked at.
             let due = self.session.poll_timeout().is_some_and(|at| at <= Instant::now());
-            if due || self.read_out || !self.session.wants_input() || !self.checks.has_room() {
+            let full = !self.session.wants_input() || !self.checks.has_room();
+            if taken == limits::FRAMES_PER_TURN || due || self.read_out || full {
                 return;
             }
+            // Only now, since what is taken from the reader must be handled.
             next = match self.reader.buffered() {
                 Ok(None) => return,
                 other => other,

@@ -120,8 +120,8 @@ fn born(stat: &Statx) -> Option<(i64, u32)> {
 
 /// All extended attributes of the inode behind a descriptor, which may be opened with `O_PATH`.
 ///
-/// Attributes that belong to the kernel's view rather than to the file (none are exported to user space today) would show
-/// up here too; what cannot be read is left out only if it vanished meanwhile.
+/// What vanished between listing and reading is left out. xfs shows its access lists a second time, in its own form and
+/// only to root; they are the POSIX ACLs, and no other file system takes them.
 pub(crate) fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
     // A descriptor opened with O_PATH refuses fgetxattr; its name in /proc leads to the very inode, even a symbolic link.
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -133,7 +133,10 @@ pub(crate) fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
     };
     let mut xattrs = BTreeMap::new();
     let mut value = vec![0; limits::XATTRS_MAX_BYTES];
-    for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names[..len]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty() && !name.starts_with(b"trusted.SGI_ACL_"))
+    {
         match rustix::fs::getxattr(&path, name, &mut value) {
             Ok(len) => drop(xattrs.insert(name.to_vec(), value[..len].to_vec())),
             Err(Errno::NODATA) => {}
