@@ -66,6 +66,8 @@ pub const REFINE_PARTS: u64 = 8;
 pub const CTIME_SETTLES_AFTER: Duration = Duration::from_secs(1);
 /// Inodes outside the tree that are remembered as mapped.
 pub const MAPPED_INODES_MAX: usize = 65_536;
+/// Rounds of one cut after which the share of the processor is kept within a cut, too, not only between cuts.
+pub const ROUNDS_AT_FULL_SPEED: u32 = 100;
 /// Rounds without convergence after which status says so.
 pub const ROUNDS_BEFORE_CONDITION: u32 = 1000;
 /// How often the root is checked to be still in place.

@@ -13,8 +13,8 @@ use tidelock_proto::{Epoch, FileId, PointId, Seq, Tree, point::Cut, wire::messag
 
 use super::{CutError, conditions, engine::Engine};
 use crate::limits::{
-    DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, ROOT_CHECK_EVERY, ROUNDS_BEFORE_CONDITION,
-    UNREADABLE_RETRY_EVERY,
+    DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, ROOT_CHECK_EVERY, ROUNDS_AT_FULL_SPEED,
+    ROUNDS_BEFORE_CONDITION, UNREADABLE_RETRY_EVERY,
 };
 use crate::{
     capture::Volume,
@@ -172,8 +172,14 @@ impl Cutter {
             let reason = format!("no quiet instant in {} rounds of capture", self.rounds);
             self.engine.status.set_condition(conditions::NOT_CONVERGING, reason);
         }
+        let stepped = Instant::now();
         self.engine.step()?;
         self.heartbeat(None);
+        if self.rounds > ROUNDS_AT_FULL_SPEED && self.last.is_some() {
+            // No quiet instant is near; looking for one must not cost the application its processor.
+            let worked = stepped.elapsed();
+            self.wait_for_session(worked.div_f64(self.config.cpu_share) - worked);
+        }
         Ok(None)
     }
 
