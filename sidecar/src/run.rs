@@ -64,12 +64,12 @@ pub enum RunError {
     /// The system has no room for what a session needs.
     #[error("cannot set up a session: {0}")]
     Session(std::io::Error),
-    /// The receiver refuses this sidecar for good.
-    #[error("the receiver refuses volume {volume}: {reason}")]
+    /// The receiver refuses this sidecar for good, or is not the one that was dialled.
+    #[error("volume {volume} cannot be replicated there: {reason}")]
     Denied {
         /// The volume.
         volume: VolumeName,
-        /// In the receiver's words.
+        /// Why, mostly in the receiver's words.
         reason: String,
     },
     /// Cutting failed.

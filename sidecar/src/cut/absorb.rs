@@ -40,7 +40,8 @@ impl Engine {
             }
             Event::Content { dir, name, closed_write } => self.absorb_content(dir, name, closed_write),
             Event::Range { inode, offset, len } => {
-                if let Some(id) = self.stage.at_inode(inode) {
+                // The number may mean a directory by now: its bytes are none that could be captured.
+                if let Some(id) = self.stage.at_inode(inode).filter(|id| self.is_file(*id)) {
                     let end = if len == TO_END { u64::MAX } else { offset.saturating_add(len) };
                     self.dirty.written(id, offset, end);
                 }
@@ -52,7 +53,7 @@ impl Engine {
             }
             Event::Mapped { inode } => {
                 self.note_mapped(inode);
-                if let Some(id) = self.stage.at_inode(inode) {
+                if let Some(id) = self.stage.at_inode(inode).filter(|id| self.is_file(*id)) {
                     self.suspect(id);
                     self.dirty.file(id).write_back = true;
                 }
@@ -93,9 +94,10 @@ impl Engine {
         self.stage.tree().lookup(dir, &Name::new(name).ok()?)
     }
 
-    /// What was dirty of an inode while it had no name is dirty again once it has one.
+    /// What was dirty of an inode while it had no name is dirty again once it has one, and once no name waits to be looked
+    /// up: until then its name may be the old one, and what is tried and parked again would keep the rest waiting.
     fn revive_nameless(&mut self) {
-        if self.nameless.is_empty() {
+        if self.nameless.is_empty() || self.dirty.has_names() {
             return;
         }
         let named: Vec<FileId> =

@@ -69,6 +69,11 @@ impl Dirty {
         self.directories.is_empty() && self.entries.is_empty() && self.files.is_empty()
     }
 
+    /// Whether directories or entries wait.
+    pub(crate) fn has_names(&self) -> bool {
+        !(self.directories.is_empty() && self.entries.is_empty())
+    }
+
     pub(crate) fn directory(&mut self, dir: FileId, scan: bool) {
         self.directories.entry(dir).or_default().scan |= scan;
     }

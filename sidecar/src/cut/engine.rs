@@ -135,9 +135,14 @@ impl Engine {
 
     /// Everything of the file is to be compared with the tree.
     pub(super) fn suspect(&mut self, id: FileId) {
-        if self.stage.get(id).is_some_and(|inode| inode.extents().is_some()) {
+        if self.is_file(id) {
             self.dirty.file(id).suspect_all();
         }
+    }
+
+    /// Whether the inode is a regular file: nothing else has bytes to capture.
+    pub(super) fn is_file(&self, id: FileId) -> bool {
+        self.stage.get(id).is_some_and(|inode| inode.extents().is_some())
     }
 
     pub(super) fn is_mapped(&self, inode: u64) -> bool {

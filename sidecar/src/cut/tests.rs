@@ -235,3 +235,27 @@ fn a_tree_that_was_captured_elsewhere_is_compared_with_the_directory_that_is_her
     here.settle();
     here.assert_equal();
 }
+
+#[test]
+fn many_names_that_moved_do_not_keep_the_one_that_says_where_to_from_being_looked_up() {
+    let mut rig = Rig::new(TrackerChoice::Inotify);
+    let at = |path: &str| rig.root.join(path);
+    let (inner, outer) = (at("inner"), at("outer"));
+    fs::create_dir(&inner).unwrap();
+    let names: Vec<String> = (0..2 * crate::limits::ENTRIES_PER_STEP).map(|i| format!("f{i}")).collect();
+    for name in &names {
+        fs::write(inner.join(name), "").unwrap();
+    }
+    rig.settle();
+    // Known after what it will contain, so looked at later.
+    fs::create_dir(&outer).unwrap();
+    fs::rename(&inner, outer.join("was")).unwrap();
+    rig.settle();
+    for name in &names {
+        fs::set_permissions(outer.join("was").join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    fs::rename(outer.join("was"), outer.join("is")).unwrap();
+    fs::write(outer.join("was"), "something else").unwrap();
+    rig.settle();
+    rig.assert_equal();
+}

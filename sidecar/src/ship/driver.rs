@@ -47,14 +47,14 @@ enum Parted {
 /// closes the connection at once. Reconnects by itself, first at once and then with growing pauses.
 ///
 /// A receiver that refuses this certificate, or is refused, is tried again all the same: certificates are replaced while
-/// the sidecar runs.
+/// the sidecar runs. Only a receiver that never was the one dialled, by the names in its certificate, ends it.
 pub async fn run(
     config: &ShipConfig,
     end: ShipEnd,
     status: Arc<Status>,
     shutdown: impl Future<Output = ()>,
 ) -> Option<End> {
-    let mut driver = Driver { config, shared: end.shared, status, connection: None };
+    let mut driver = Driver { config, shared: end.shared, status, connection: None, met: false };
     let ended = tokio::select! {
         ended = driver.run() => Some(ended),
         () = shutdown => None,
@@ -72,6 +72,8 @@ struct Driver<'a> {
     shared: Arc<Shared>,
     status: Arc<Status>,
     connection: Option<Connection>,
+    /// There has been a connection: whatever is wrong now was right before, and may be again.
+    met: bool,
 }
 
 impl Driver<'_> {
@@ -89,7 +91,13 @@ impl Driver<'_> {
                     let lived = began.elapsed() > limits::BACKOFF_MAX;
                     (self.on_parted(parted), lived)
                 }
-                Err(error) => (error.to_string(), false),
+                Err(error) => {
+                    if !self.met && matches!(error, TransportError::NameMismatch { .. }) {
+                        let advice = "dial a name that it has, or issue the receiver one with this name";
+                        self.shared.with(|session| session.handle_hopeless(format!("{error}: {advice}")));
+                    }
+                    (error.to_string(), false)
+                }
             };
             if let Some(end) = self.ended() {
                 return end;
@@ -112,6 +120,7 @@ impl Driver<'_> {
         self.connection = None;
         let connection = connect(&self.config.receiver, &self.config.identity).await?;
         let stream = connection.open().await?;
+        self.met = true;
         info!(receiver = %self.config.receiver, peer = %connection.peer(), "connected");
         self.connection = Some(connection);
         Ok(stream)

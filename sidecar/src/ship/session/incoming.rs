@@ -47,6 +47,11 @@ impl Session {
         }
     }
 
+    /// There will never be a stream, for this reason.
+    pub fn handle_hopeless(&mut self, reason: String) {
+        self.on_end(End::Denied(reason));
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
