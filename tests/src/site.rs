@@ -82,8 +82,8 @@ impl Site {
     /// A fresh authority with identities for the receiver and an operator.
     pub fn new() -> Self {
         let site = Self { dir: scratch(), listen: std::sync::OnceLock::new(), logs: AtomicU32::new(0) };
-        process::run(site.tidelock(["pki", "init", "--dir"]).arg(site.path("pki")));
-        site.issue("receiver", &["--host", "127.0.0.1"], "receiver.id");
+        process::run(site.tidelock(["pki", "init"]).arg(site.path("pki")));
+        site.issue("receiver", &["--ip", "127.0.0.1"], "receiver.id");
         site.issue("operator", &[], "operator.id");
         site
     }
@@ -103,7 +103,12 @@ impl Site {
     /// The built binary with these arguments.
     pub fn tidelock<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(binary());
-        command.args(arguments).current_dir(self.dir.path()).env_remove("RUST_LOG").env("NO_COLOR", "1");
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_remove("TIDELOCK_LOG")
+            .env_remove("TIDELOCK_RECEIVER")
+            .env_remove("TIDELOCK_IDENTITY");
         command
     }
 
@@ -111,7 +116,7 @@ impl Site {
     pub fn issue(&self, role: &str, arguments: &[&str], name: &str) -> PathBuf {
         let out = self.path(name);
         let mut command = self.tidelock(["pki", "issue", role]);
-        command.args(arguments).arg("--dir").arg(self.path("pki")).arg("--out").arg(&out);
+        command.args(arguments).arg("--ca").arg(self.path("pki")).arg("--out").arg(&out);
         process::run(&mut command);
         out
     }
@@ -200,7 +205,7 @@ impl Site {
 
     /// All points of [`VOLUME`], oldest first.
     pub fn points(&self, receiver: &Receiver) -> Vec<Value> {
-        let listed = self.operator(receiver, &["points", VOLUME]);
+        let listed = self.operator(receiver, &["points", VOLUME, "--all"]);
         let points = listed.get("points").unwrap_or(&listed);
         points.as_array().unwrap_or_else(|| panic!("not a list of points: {listed}")).clone()
     }
@@ -339,6 +344,16 @@ impl Sidecar {
             self.process.must_run();
             self.acks().last().copied().filter(|ack| ack.cut_ns >= time_ns)
         })
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(status) = self.status()
+        {
+            eprintln!("--- status of the sidecar: {status}");
+        }
     }
 }
 

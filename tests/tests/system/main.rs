@@ -1,3 +1,12 @@
 //! The system from outside: the built binary, real file systems, real databases, real faults.
 
+mod configuration;
+mod cost;
+mod durability;
+mod fencing;
 mod harness;
+mod identity;
+mod order;
+mod peers;
+mod postgres;
+mod roundtrip;

@@ -1,0 +1,145 @@
+//! How far behind is the copy? From the moment PostgreSQL acknowledges a commit until that commit is durable elsewhere,
+//! for Tidelock and for PostgreSQL's own asynchronous streaming replica, on the same server under the same load in
+//! the same run; and what each costs in transactions per second.
+//!
+//! - Load: `pgbench` (TPC-B-like) from a few clients, and one connection more that commits a row, notes the time of the
+//!   acknowledgement and PostgreSQL's position in its log, and does so again.
+//! - Streaming: a commit is durable when `pg_last_wal_receive_lsn()` of the standby, which it has synced to disk, has
+//!   reached its position; asked for every 0.2 ms.
+//! - Tidelock: a commit is durable when the sidecar holds the acknowledgement of a point that was cut after it.
+//!
+//! The three take turns for a few seconds each, so that no one has the machine's better minutes. Both replicas run
+//! on the same machine as the server, which is the hardest case for processor time and the easiest for the network.
+
+mod pulse;
+mod report;
+mod standby;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+use tidelock_tests::{
+    pg::{Load, Pg, pgbench_init},
+    site::{Sidecar, Site, Tracker},
+    wait::{self, SOON},
+};
+
+use pulse::{Beat, Pulse};
+use report::{Report, Series};
+use standby::Standby;
+
+/// Seeding and catching up on a slow machine.
+const CATCH_UP: Duration = Duration::from_secs(300);
+
+/// Measures lag and overhead beside PostgreSQL's own streaming replica. Needs PostgreSQL 15 and the built `tidelock`.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Seconds of load for each of the three, in all.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Turns that each of the three takes.
+    #[arg(long, default_value_t = 3)]
+    rounds: u64,
+    /// Scale of the pgbench tables, 16 MiB each.
+    #[arg(long, default_value_t = 20)]
+    scale: u32,
+    /// Connections of pgbench.
+    #[arg(long, default_value_t = 4)]
+    clients: u32,
+    /// Milliseconds between two timed commits.
+    #[arg(long, default_value_t = 5)]
+    pause_ms: u64,
+    /// auto, exact or inotify.
+    #[arg(long, default_value = "auto")]
+    tracker: String,
+    /// Where the server's data is made instead of the temporary directory; removed afterwards.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Prints JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    if let Err(reason) = tidelock_tests::pg::find_programs() {
+        eprintln!("lag: {reason}; as root: apt-get install postgresql-15");
+        std::process::exit(1);
+    }
+    let report = measure(&options);
+    if options.json { println!("{:#}", report.json()) } else { print!("{report}") }
+}
+
+fn measure(options: &Options) -> Report {
+    let site = Site::new();
+    let parent = options.dir.clone().unwrap_or_else(|| site.path("primary"));
+    let parent = tempfile::TempDir::with_prefix_in("lag-", {
+        std::fs::create_dir_all(&parent).expect("the directory can be made");
+        parent
+    })
+    .expect("the directory is writable");
+    tidelock_tests::site::let_others_pass(parent.path());
+    let mut pg = Pg::init(&parent.path().join("data"), &site.path("run"));
+    pg.start();
+    pgbench_init(&pg, options.scale);
+    pulse::make_table(&pg);
+    let mut standby = Standby::make(&pg, &site);
+    let receiver = site.receiver();
+    let tracker = match options.tracker.as_str() {
+        "exact" => Tracker::Exact,
+        "inotify" => Tracker::Inotify,
+        _ => Tracker::Auto,
+    };
+    let plan = site.sidecar(&receiver, pg.data()).tracker(tracker);
+
+    let turn = Duration::from_secs((options.seconds / options.rounds).max(1));
+    let under_load = |pg: &Pg| {
+        let pulse = Pulse::start(pg, Duration::from_millis(options.pause_ms));
+        let tps = Load::start(pg, options.clients, turn).finish();
+        (tps, pulse.stop())
+    };
+    let (mut alone, mut tidelock, mut streaming) = (Series::default(), Series::default(), Series::default());
+    for _ in 0..options.rounds {
+        let (tps, _) = under_load(&pg);
+        alone.add(tps, []);
+
+        let mut sidecar = plan.start();
+        wait_for_sidecar(&pg, &mut sidecar);
+        let (tps, beats) = under_load(&pg);
+        sidecar.covered(beats.last().expect("there were commits").acked_ns, CATCH_UP);
+        let acks = sidecar.acks();
+        tidelock.add(tps, beats.iter().filter_map(|beat| tidelock_tests::acks::lag_ns(&acks, beat.acked_ns)));
+        sidecar.process.stop();
+
+        standby.start(&pg);
+        let watch = standby.watch();
+        let (tps, beats) = under_load(&pg);
+        let progress = watch.stop_after(beats.last().expect("there were commits").lsn);
+        streaming.add(tps, beats.iter().filter_map(|beat| progress.lag_ns(beat)));
+        standby.stop();
+    }
+    let report = Report::new(
+        options.scale,
+        options.clients,
+        turn,
+        options.rounds,
+        pg.data(),
+        alone,
+        tidelock,
+        streaming,
+    );
+    pg.stop();
+    report
+}
+
+/// Seeded, or resumed, and following.
+fn wait_for_sidecar(pg: &Pg, sidecar: &mut Sidecar) {
+    wait::until_true("the first point", CATCH_UP, || {
+        sidecar.process.must_run();
+        !sidecar.acks().is_empty()
+    });
+    let pulse = Pulse::start(pg, Duration::from_millis(50));
+    let first: Beat = wait::until("a commit", SOON, || pulse.first());
+    sidecar.covered(first.acked_ns, CATCH_UP);
+    pulse.stop();
+}
