@@ -55,7 +55,7 @@ pub const HTTP_CONNECTIONS_MAX: usize = 32;
 /// Bytes read between two drains of the event sources: bounds both the buffer and how long events wait.
 pub const SLICE_BYTES: u64 = 4 * 1024 * 1024;
 /// Entries looked up between two drains.
-pub const ENTRIES_PER_STEP: usize = 256;
+pub const ENTRIES_PER_STEP: usize = 1024;
 /// Ranges kept for one file before they become one.
 pub const DIRTY_RANGES_PER_FILE: usize = 4096;
 /// Granularity of what is read and shipped, in bytes.

@@ -125,23 +125,37 @@ impl Tree {
     /// A path of an inode below the root, without a leading slash: by the first of its names that leads to the root;
     /// `None` if none does, which only happens between commits.
     pub fn path(&self, id: FileId) -> Option<Vec<u8>> {
-        let mut parts = Vec::new();
-        self.climb(id, &mut parts)?;
-        Some(parts.iter().rev().map(|name| name.as_bytes()).collect::<Vec<_>>().join(&b'/'))
+        let names: Vec<&[u8]> = self.ancestry(id)?.into_iter().map(|(_, name)| name.as_bytes()).collect();
+        Some(names.join(&b'/'))
     }
 
-    fn climb<'a>(&'a self, id: FileId, parts: &mut Vec<&'a Name>) -> Option<()> {
-        // A ring can exist before `seal`; no path is deeper than there are inodes.
+    /// The entries that lead from the root to an inode, in that order: see [`Tree::path`].
+    pub fn ancestry(&self, id: FileId) -> Option<Vec<&(FileId, Name)>> {
         if id == FileId::ROOT {
-            return Some(());
+            return Some(Vec::new());
         }
-        let depth = parts.len();
-        for (dir, name) in self.names(id).filter(|_| depth <= self.inodes.len()) {
-            parts.push(name);
-            if self.climb(*dir, parts).is_some() {
-                return Some(());
+        // A walk with a stack of its own: directories can be nested deeper than a thread's stack.
+        let mut entries: Vec<&(FileId, Name)> = Vec::new();
+        let mut untried = vec![self.names.get(&id)?.iter()];
+        while let Some(names) = untried.last_mut() {
+            match names.next() {
+                Some(entry) if entry.0 == FileId::ROOT => {
+                    entries.push(entry);
+                    entries.reverse();
+                    return Some(entries);
+                }
+                // A ring can exist before `seal`; no path is deeper than there are inodes.
+                Some(entry) if untried.len() <= self.inodes.len() => {
+                    if let Some(names) = self.names.get(&entry.0) {
+                        entries.push(entry);
+                        untried.push(names.iter());
+                    }
+                }
+                _ => {
+                    untried.pop();
+                    entries.pop();
+                }
             }
-            parts.truncate(depth);
         }
         None
     }

@@ -51,6 +51,8 @@ pub(crate) struct Volume {
     found: Found,
 }
 
+/// The kernel takes paths up to this length, its final zero included.
+const PATH_MAX_BYTES: usize = 4096;
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
@@ -90,14 +92,35 @@ impl Volume {
 
     /// Opens `path`, which is relative to the root, without following any link or leaving the mount.
     pub(crate) fn open_beneath(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, CaptureError> {
-        let path = if path.is_empty() { b"." } else { path };
-        match openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH) {
+        let opened = if path.len() < PATH_MAX_BYTES {
+            let path = if path.is_empty() { b"." } else { path };
+            openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+        } else {
+            self.open_far_beneath(path, flags)
+        };
+        match opened {
             Ok(fd) => Ok(fd),
             // A component moved or became something else while the path was walked.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::AGAIN | Errno::XDEV | Errno::NXIO) => {
                 Err(CaptureError::Moved)
             }
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Opens a path that is longer than the kernel takes at once, a piece after the other.
+    fn open_far_beneath(&self, mut path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let mut at: Option<OwnedFd> = None;
+        loop {
+            let from = at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            if path.len() < PATH_MAX_BYTES {
+                return openat2(from, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH);
+            }
+            let cut =
+                path[..PATH_MAX_BYTES].iter().rposition(|byte| *byte == b'/').ok_or(Errno::NAMETOOLONG)?;
+            let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            at = Some(openat2(from, &path[..cut], step, Mode::empty(), BENEATH)?);
+            path = &path[cut + 1..];
         }
     }
 

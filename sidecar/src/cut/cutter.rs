@@ -169,7 +169,10 @@ impl Cutter {
         }
         self.rounds += 1;
         if self.rounds == ROUNDS_BEFORE_CONDITION && self.last.is_some() {
-            let reason = format!("no quiet instant in {} rounds of capture", self.rounds);
+            let (waiting, first) = self.engine.dirty.describe();
+            let path = first.and_then(|id| self.engine.stage.tree().path(id)).unwrap_or_default();
+            let path = String::from_utf8_lossy(&path[..path.len().min(200)]);
+            let reason = format!("no quiet instant in {} rounds: {waiting}, first {path:?}", self.rounds);
             self.engine.status.set_condition(conditions::NOT_CONVERGING, reason);
         }
         let stepped = Instant::now();
@@ -195,6 +198,7 @@ impl Cutter {
             }
             self.commit(time_ns, rounds, took)?;
         }
+        self.engine.end_scan();
         self.engine.status.clear_condition(conditions::UNVERIFIED);
         self.engine.status.set_activity(Activity::Replicating);
         self.engine.status.on_clean(time_ns);

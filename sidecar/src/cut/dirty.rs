@@ -84,6 +84,11 @@ impl Dirty {
         held.scan |= hint.scan;
     }
 
+    /// Whether an entry waits to be looked up.
+    pub(crate) fn has_entry(&self, dir: FileId, name: &[u8]) -> bool {
+        !self.entries.is_empty() && self.entries.contains_key(&(dir, name.into()))
+    }
+
     /// Changes what is known of one inode.
     pub(crate) fn file(&mut self, id: FileId) -> &mut FileDirt {
         self.files.entry(id).or_default()
@@ -138,6 +143,14 @@ impl Dirty {
         let ids = self.files.keys().copied().collect();
         *self = Self::default();
         ids
+    }
+
+    /// What waits, in words, and the first inode of it.
+    pub(crate) fn describe(&self) -> (String, Option<FileId>) {
+        let (directories, entries, files) = (self.directories.len(), self.entries.len(), self.files.len());
+        let first = self.files.keys().next().or(self.directories.keys().next());
+        let first = first.or(self.entries.keys().next().map(|(dir, _)| dir)).copied();
+        (format!("{directories} directories, {entries} entries and {files} files are waiting"), first)
     }
 
     /// About how many bytes are known to wait, for status; a whole file counts as `unknown_bytes`.

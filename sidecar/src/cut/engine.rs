@@ -53,6 +53,11 @@ pub(crate) struct Engine {
     pub(super) nameless: BTreeMap<FileId, Parked>,
     /// What could not be read, to be tried again.
     pub(super) unreadable_later: BTreeMap<FileId, FileDirt>,
+    /// A scan is under way: whatever is looked up is compared with the tree, also what a rename brings from a directory
+    /// that the scan has yet to see into one that it has seen.
+    pub(super) scanning: bool,
+    /// Directories that the scan has listed.
+    pub(super) listed: HashSet<FileId>,
     /// Directories the kernel refused to watch.
     pub(super) unwatched: BTreeSet<FileId>,
     /// Inodes whose change time was too young to be recorded when they were captured.
@@ -87,6 +92,8 @@ impl Engine {
             mapped: Some(HashSet::new()),
             nameless: BTreeMap::new(),
             unreadable_later: BTreeMap::new(),
+            scanning: false,
+            listed: HashSet::new(),
             unwatched: BTreeSet::new(),
             unsettled: BTreeMap::new(),
             root_gone: false,
@@ -126,7 +133,15 @@ impl Engine {
 
     /// Compares the whole volume with the tree.
     pub(super) fn scan(&mut self) {
+        self.scanning = true;
+        self.listed.clear();
         self.dirty.directory(FileId::ROOT, true);
+    }
+
+    /// Nothing is left to compare.
+    pub(super) fn end_scan(&mut self) {
+        self.scanning = false;
+        self.listed = HashSet::new();
     }
 
     pub(super) fn exact(&self) -> bool {

@@ -47,6 +47,7 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
+        self.listed.insert(dir);
         // Watched first, listed second: what comes in between is found by one of the two.
         self.watch(dir, fd.as_fd())?;
         let mut buffer = vec![MaybeUninit::uninit(); 64 * 1024];
@@ -118,6 +119,7 @@ impl Engine {
         name: &Name,
         hint: EntryHint,
     ) -> Result<(), CutError> {
+        let hint = EntryHint { scan: hint.scan || self.scanning, ..hint };
         let before = self.stage.tree().lookup(dir, name);
         let found = Found::at(fd, name.as_bytes()).map_err(CaptureError::from)?;
         let Some(found) = found.filter(|found| self.replicated(found, dir, name)) else {
@@ -151,7 +153,9 @@ impl Engine {
     /// What else must be captured now that an entry is known to mean `id`.
     fn after_lookup(&mut self, id: FileId, found: &Found, created: bool, renamed: bool, hint: EntryHint) {
         match found.file_type() {
-            FileType::Directory if created || hint.scan => self.dirty.directory(id, hint.scan),
+            FileType::Directory if created || (hint.scan && !self.listed.contains(&id)) => {
+                self.dirty.directory(id, hint.scan);
+            }
             FileType::RegularFile if created => {
                 self.dirty.file(id).suspect_all();
                 self.dirty.file(id).write_back |= hint.scan;
@@ -235,19 +239,29 @@ impl Engine {
         }
     }
 
-    /// Queues every name on the way to an inode, because one of them no longer leads to it.
+    /// The tree's path of an inode no longer leads to it: queues the entry where it goes astray.
+    ///
+    /// Only that one: an entry for every name on the way would keep a deep tree from ever getting done.
     pub(super) fn look_up_again(&mut self, id: FileId) {
-        let mut at = vec![id];
-        let mut seen = std::collections::BTreeSet::new();
-        while let Some(id) = at.pop() {
-            if !seen.insert(id) {
-                continue;
+        let Some(ancestry) = self.stage.tree().ancestry(id) else { return };
+        if ancestry.iter().any(|(dir, name)| self.dirty.has_entry(*dir, name.as_bytes())) {
+            return;
+        }
+        let mut at: Option<OwnedFd> = None;
+        let mut astray = None;
+        for (dir, name) in ancestry {
+            astray = Some((*dir, name.as_bytes()));
+            let from = at.as_ref().map_or(self.volume.root(), AsFd::as_fd);
+            let child = self.stage.tree().lookup(*dir, name).and_then(|child| self.stage.identity(child));
+            let flags = OPEN_NODE | OFlags::CLOEXEC;
+            let Ok(node) = openat(from, name.as_bytes(), flags, Mode::empty()) else { break };
+            if Found::of(node.as_fd()).ok().map(|found| found.identity()) != child {
+                break;
             }
-            let names: Vec<_> = self.stage.tree().names(id).cloned().collect();
-            for (dir, name) in names {
-                self.dirty.entry(dir, name.as_bytes().into(), EntryHint::default());
-                at.push(dir);
-            }
+            at = Some(node);
+        }
+        if let Some((dir, name)) = astray {
+            self.dirty.entry(dir, name.into(), EntryHint::default());
         }
     }
 }

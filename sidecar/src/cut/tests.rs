@@ -63,6 +63,7 @@ impl Rig {
             self.engine.drain().unwrap();
             if self.engine.dirty.is_empty() {
                 self.engine.stage.seal().unwrap();
+                self.engine.end_scan();
                 return;
             }
             self.engine.step().unwrap();
@@ -196,6 +197,26 @@ fn random_changes_are_captured_by_inotify_alone() {
 #[test]
 fn random_changes_are_captured_by_the_best_sources() {
     (0..8).for_each(|seed| random_changes(TrackerChoice::Auto, seed, 40));
+}
+
+#[test]
+fn a_file_is_captured_however_long_its_path_is() {
+    let mut rig = Rig::new(TrackerChoice::Auto);
+    let mut at = std::fs::File::open(&rig.root).unwrap();
+    let name = "d".repeat(250);
+    for _ in 0..40 {
+        rustix::fs::mkdirat(&at, name.as_str(), 0o755.into()).unwrap();
+        let flags = rustix::fs::OFlags::DIRECTORY;
+        at = rustix::fs::openat(&at, name.as_str(), flags, 0.into()).unwrap().into();
+    }
+    let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+    let mut file: std::fs::File = rustix::fs::openat(&at, "file", flags, 0o644.into()).unwrap().into();
+    std::io::Write::write_all(&mut file, b"far down").unwrap();
+    rig.settle();
+    let tree = rig.engine.stage.tree();
+    let (_, file) = tree.iter().find(|(_, inode)| inode.extents().is_some()).unwrap();
+    assert_eq!(file.extents().unwrap().size(), 8);
+    assert!(rig.engine.unreadable_later.is_empty());
 }
 
 #[test]
