@@ -135,8 +135,23 @@ impl Engine {
         };
         if before != Some(id) {
             self.stage.apply(Op::Link { dir, name: name.clone(), id })?;
+            if found.file_type() == FileType::Directory {
+                self.drop_former_names(id, dir, name)?;
+            }
         }
         self.after_lookup(id, &found, created, before != Some(id), hint);
+        Ok(())
+    }
+
+    /// A directory has one name. Seen under a new one it has lost the former, whatever is there now: without this, what is
+    /// below a moved directory would be looked for where it was until that name's turn comes.
+    fn drop_former_names(&mut self, id: FileId, dir: FileId, name: &Name) -> Result<(), CutError> {
+        let former: Vec<(FileId, Name)> =
+            self.stage.tree().names(id).filter(|entry| (entry.0, &entry.1) != (dir, name)).cloned().collect();
+        for (dir, name) in former {
+            self.dirty.entry(dir, name.as_bytes().into(), EntryHint::default());
+            self.stage.apply(Op::Unlink { dir, name })?;
+        }
         Ok(())
     }
 
