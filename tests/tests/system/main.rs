@@ -6,6 +6,7 @@ mod durability;
 mod fencing;
 mod harness;
 mod identity;
+mod model;
 mod order;
 mod peers;
 mod postgres;
