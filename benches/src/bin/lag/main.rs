@@ -80,6 +80,8 @@ fn measure(options: &Options) -> Report {
     .expect("the directory is writable");
     tidelock_tests::site::let_others_pass(parent.path());
     let mut pg = Pg::init(&parent.path().join("data"), &site.path("run"));
+    // The standby rests for two thirds of the time; what it has not seen by then must still be there.
+    pg.set("wal_keep_size=8GB");
     pg.start();
     pgbench_init(&pg, options.scale);
     pulse::make_table(&pg);
