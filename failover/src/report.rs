@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tidelock_proto::{
     VolumeName,
-    point::{Consistency, Point},
+    point::{Consistency, How, Point},
 };
 
 use crate::{
@@ -32,6 +32,8 @@ pub struct PointReport {
     pub consistency: Consistency,
     /// The tracker that saw the changes.
     pub tracker: String,
+    /// How the cut found its quiet instant.
+    pub how: How,
     /// Conditions that held while it was cut.
     pub conditions: Vec<String>,
     /// Names people gave it.
@@ -50,6 +52,7 @@ impl PointReport {
             received_ns: point.received_ns,
             consistency: point.cut.consistency,
             tracker: point.cut.tracker.clone(),
+            how: point.cut.how,
             conditions: point.cut.conditions.clone(),
             tags: point.tags.clone(),
             current,

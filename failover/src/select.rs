@@ -84,6 +84,7 @@ mod tests {
             tracker: "exact".to_owned(),
             conditions: Vec::new(),
             rounds: 1,
+            how: tidelock_proto::point::How::Optimistic,
             digest: TreeDigest::default(),
         };
         let parent = parent.map(|parent| parent.parse().unwrap());

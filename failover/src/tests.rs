@@ -91,6 +91,7 @@ impl World {
             tracker: "exact".to_owned(),
             conditions: Vec::new(),
             rounds: 1,
+            how: tidelock_proto::point::How::Optimistic,
             digest: self.tree.digest(),
         };
         let point = Point { id, parent: self.last, cut, received_ns: 0, tags: Vec::new() };

@@ -54,6 +54,33 @@ impl FromStr for Consistency {
     }
 }
 
+/// How a cut found its quiet instant. The proof is the same for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// By looking until one was there; the application ran on.
+    #[default]
+    Optimistic,
+    /// The application's processes were stopped for the last rounds.
+    Pause,
+}
+
+impl How {
+    /// The word users see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Optimistic => "optimistic",
+            Self::Pause => "pause",
+        }
+    }
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What the sidecar says of a cut when it commits it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
@@ -67,6 +94,8 @@ pub struct Cut {
     pub conditions: Vec<String>,
     /// Rounds of capture it took.
     pub rounds: u32,
+    /// How the quiet instant was found.
+    pub how: How,
     /// The digest of the tree after the commit.
     pub digest: TreeDigest,
 }

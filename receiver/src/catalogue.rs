@@ -332,6 +332,7 @@ mod tests {
             tracker: String::new(),
             conditions: Vec::new(),
             rounds: 1,
+            how: tidelock_proto::point::How::Optimistic,
             digest: TreeDigest([1; 32]),
         };
         let id = PointId::new(Epoch(1), Seq(1));

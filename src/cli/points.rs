@@ -30,16 +30,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::json(&found)?);
     }
     let rows: Vec<_> = found.iter().map(row).collect();
-    output::table(["POINT", "TIME", "CONSISTENCY", "TRACKER", "LINE", "TAGS", "CONDITIONS"], &rows);
+    output::table(["POINT", "TIME", "CONSISTENCY", "TRACKER", "HOW", "LINE", "TAGS", "CONDITIONS"], &rows);
     Ok(())
 }
 
-fn row(point: &PointReport) -> [String; 7] {
+fn row(point: &PointReport) -> [String; 8] {
     [
         point.id.clone(),
         point.time.clone(),
         point.consistency.to_string(),
         point.tracker.clone(),
+        point.how.to_string(),
         if point.current { "current" } else { "old" }.to_owned(),
         point.tags.join(", "),
         point.conditions.join(", "),

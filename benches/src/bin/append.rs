@@ -127,6 +127,7 @@ impl Source {
                 tracker: "exact".to_owned(),
                 conditions: Vec::new(),
                 rounds: 1,
+                how: tidelock_proto::point::How::Optimistic,
                 digest: self.tree.digest(),
             },
             received_ns: self.page,

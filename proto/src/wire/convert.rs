@@ -7,7 +7,7 @@ use crate::{
     chunk::Codec,
     ids::{ChunkId, Epoch, PointId, Seq, TreeDigest},
     limits,
-    point::{Consistency, Cut, Point},
+    point::{Consistency, Cut, How, Point},
 };
 
 /// A point's identity as a message.
@@ -42,6 +42,10 @@ pub fn cut_to_wire(cut: &Cut) -> messages::Cut {
         conditions: cut.conditions.clone(),
         rounds: cut.rounds,
         digest: Bytes::copy_from_slice(&cut.digest.0),
+        how: match cut.how {
+            How::Optimistic => 0,
+            How::Pause => 1,
+        },
     }
 }
 
@@ -64,6 +68,11 @@ pub fn cut_from_wire(cut: Option<messages::Cut>) -> Result<Cut, WireError> {
         conditions: cut.conditions,
         rounds: cut.rounds,
         digest: digest_from_wire(&cut.digest)?,
+        how: match cut.how {
+            0 => How::Optimistic,
+            1 => How::Pause,
+            _ => return Err(WireError::Bad("how")),
+        },
     })
 }
 
@@ -105,4 +114,20 @@ pub fn chunk_from_wire(chunk: messages::Chunk) -> Result<(ChunkId, Codec, u32, B
         return Err(WireError::Bad("chunk length"));
     }
     Ok((id, codec, chunk.len, chunk.payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_cut_was_taken_is_kept_and_an_unknown_way_is_refused() {
+        let digest = Bytes::from_static(&[7; 32]);
+        let wire = |how| messages::Cut { consistency: 1, digest: digest.clone(), how, ..Default::default() };
+        for (number, how) in [(0, How::Optimistic), (1, How::Pause)] {
+            let cut = cut_from_wire(Some(wire(number))).expect("known");
+            assert_eq!((cut.how, cut_to_wire(&cut).how), (how, number));
+        }
+        assert!(cut_from_wire(Some(wire(9))).is_err());
+    }
 }

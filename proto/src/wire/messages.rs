@@ -128,6 +128,9 @@ pub struct Cut {
     pub rounds: u32,
     #[prost(bytes = "bytes", tag = "6")]
     pub digest: Bytes,
+    /// 0 optimistic, 1 pause.
+    #[prost(uint32, tag = "7")]
+    pub how: u32,
 }
 
 /// What the sidecar knows between commits; never more often than a few times a second.

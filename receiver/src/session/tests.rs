@@ -175,6 +175,7 @@ impl Sidecar {
             tracker: "exact".to_owned(),
             conditions: Vec::new(),
             rounds: 1,
+            how: tidelock_proto::point::How::Optimistic,
             digest,
         };
         let (id, cut) = (wire::point_id_to_wire(id), wire::cut_to_wire(&cut));

@@ -345,6 +345,7 @@ pub(crate) fn commit(id: PointId, digest: TreeDigest) -> ToReceiverKind {
         tracker: "exact".to_owned(),
         conditions: Vec::new(),
         rounds: 1,
+        how: tidelock_proto::point::How::Optimistic,
         digest,
     };
     let (id, cut) = (wire::point_id_to_wire(id), wire::cut_to_wire(&cut));

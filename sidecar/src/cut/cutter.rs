@@ -9,7 +9,11 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tidelock_proto::{Epoch, FileId, PointId, Seq, Tree, point::Cut, wire::messages::Heartbeat};
+use tidelock_proto::{
+    Epoch, FileId, PointId, Seq, Tree,
+    point::{Cut, How},
+    wire::messages::Heartbeat,
+};
 
 use super::{CutError, conditions, engine::Engine};
 use crate::limits::{
@@ -227,6 +231,7 @@ impl Cutter {
             tracker: engine.watcher.tracker().as_str().to_owned(),
             conditions: engine.status.conditions(),
             rounds,
+            how: How::Optimistic,
             digest: engine.stage.tree().digest(),
         };
         engine.hand_over(true);

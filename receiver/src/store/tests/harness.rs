@@ -109,6 +109,7 @@ impl Source {
             tracker: "exact".to_owned(),
             conditions: Vec::new(),
             rounds: 1,
+            how: tidelock_proto::point::How::Optimistic,
             digest: self.tree.digest(),
         };
         let point = Point { id, parent: self.last, cut, received_ns: id.seq.0, tags: Vec::new() };

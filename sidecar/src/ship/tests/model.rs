@@ -380,6 +380,7 @@ pub(super) fn cut(digest: TreeDigest) -> Cut {
         tracker: "exact".to_owned(),
         conditions: Vec::new(),
         rounds: 1,
+        how: tidelock_proto::point::How::Optimistic,
         digest,
     }
 }
