@@ -10,6 +10,7 @@ pub mod log;
 pub mod metrics;
 mod operator;
 pub mod reconcile;
+pub mod retention;
 mod run;
 mod server;
 pub mod session;
