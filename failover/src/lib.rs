@@ -8,15 +8,19 @@ mod at;
 mod error;
 pub mod limits;
 mod promote;
+mod rebuild;
 mod report;
 mod restore;
 mod select;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use access::Access;
 pub use at::{At, AtError};
 pub use error::FailoverError;
 pub use promote::{PromoteOptions, PromoteReport, Recovery, promote};
+pub use rebuild::{RebuildReport, rebuild};
 pub use report::{PointReport, VolumeReport, points, status};
 pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};
+pub use verify::{FindingReport, VerifyReport, VerifyStep, verify};

@@ -15,6 +15,7 @@ mod run;
 mod server;
 pub mod session;
 pub mod store;
+pub mod verify;
 pub mod volume;
 
 pub use config::Config;

@@ -18,6 +18,8 @@ pub const GROUP_BYTES: usize = 8 * 1024 * 1024;
 pub const WRITE_BUFFER_BYTES: usize = 1024 * 1024;
 /// Segment files held open for reading.
 pub const OPEN_SEGMENTS: usize = 128;
+/// What is not readable is looked for in pieces of this many bytes.
+pub const SECTOR_BYTES: usize = 512;
 /// Damaged places listed one by one; more are only counted.
 pub const DAMAGE_LISTED: usize = 1000;
 /// Index entries that are durable in the log and not yet in the index; beyond it the writer waits for the index.
@@ -105,3 +107,14 @@ pub const CHUNKS_PER_READ: usize = 16;
 pub const CHUNKS_PER_REQUEST: usize = 16 * 1024;
 /// Trees built for operators at once.
 pub const TREES_AT_ONCE: usize = 4;
+
+// Verify.
+
+/// Verifications that run at once; each reads the whole log.
+pub const VERIFY_AT_ONCE: usize = 1;
+/// What a verification has found and nobody has taken yet, in events; then it waits.
+pub const VERIFY_EVENTS: usize = 64;
+/// Bytes of the log, and points, between two words about how far it has come.
+pub const VERIFY_PROGRESS_BYTES: u64 = 16 * 1024 * 1024;
+/// See [`VERIFY_PROGRESS_BYTES`].
+pub const VERIFY_PROGRESS_POINTS: u64 = 256;

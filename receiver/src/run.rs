@@ -59,6 +59,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         metrics: Metrics::default(),
         checks: CheckPool::start().map_err(RunError::Threads)?,
         trees: Semaphore::new(limits::TREES_AT_ONCE),
+        verifications: Semaphore::new(limits::VERIFY_AT_ONCE),
         closing,
     });
     if let Some(path) = &config.port_file {

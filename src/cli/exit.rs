@@ -11,6 +11,7 @@ pub(crate) const HELP: &str = "Exit codes:\n  \
     2   refused for safety: nothing was changed (a fuzzy point, another epoch, a target that is not empty)\n  \
     3   sidecar: fenced, the volume was promoted elsewhere\n  \
     4   sidecar: superseded, another sidecar replicates the volume\n  \
+    5   verify, store rebuild: damage was found\n  \
     64  bad usage or configuration";
 
 /// Something failed.
@@ -21,6 +22,8 @@ pub(crate) const REFUSED: u8 = 2;
 pub(crate) const FENCED: u8 = 3;
 /// Another sidecar of the same epoch took over.
 pub(crate) const SUPERSEDED: u8 = 4;
+/// What was asked for was done, and the store is damaged.
+pub(crate) const DAMAGED: u8 = 5;
 /// The arguments or the configuration make no sense.
 pub(crate) const USAGE: u8 = 64;
 

@@ -15,6 +15,8 @@ mod sidecar;
 mod signals;
 mod source;
 mod status;
+mod store;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ enum Command {
     Restore(restore::Args),
     Promote(promote::Args),
     Status(status::Args),
+    Verify(verify::Args),
+    Store(store::Args),
     Pki(pki::Args),
     Receiver(receiver::Args),
     Sidecar(sidecar::Args),
@@ -56,6 +60,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Restore(args) => restore::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Store(args) => store::run(&args),
         Command::Pki(args) => pki::run(args),
         Command::Receiver(args) => receiver::run(args),
         Command::Sidecar(args) => sidecar::run(args),

@@ -97,14 +97,27 @@ impl Bar {
                     Phase::Attributes => ("setting attributes", "{pos}/{len}"),
                     Phase::Sync => ("waiting for the disk", ""),
                 };
-                let style =
-                    ProgressStyle::with_template(&format!("{{spinner}} {{msg:<20}} {{wide_bar}} {units}"));
-                self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-                self.0.set_message(message);
-                self.0.set_length(total);
-                self.0.set_position(done);
+                self.set(message, done, total, units);
             }
         }
+    }
+
+    /// How far a piece of work has come, in bytes or in things.
+    pub(crate) fn at(&self, message: &'static str, done: u64, total: u64, bytes: bool) {
+        let units = if bytes {
+            "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}"
+        } else {
+            "{pos}/{len} {per_sec}"
+        };
+        self.set(message, done, total, units);
+    }
+
+    fn set(&self, message: &'static str, done: u64, total: u64, units: &str) {
+        let style = ProgressStyle::with_template(&format!("{{spinner}} {{msg:<20}} {{wide_bar}} {units}"));
+        self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.0.set_message(message);
+        self.0.set_length(total);
+        self.0.set_position(done);
     }
 }
 

@@ -7,10 +7,14 @@ use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName, point::Point};
 use tidelock_receiver::{
     reconcile::{Chunks, ChunksError},
     store::{Batch, Record, Store, StoreError, StoreOptions},
+    verify::{Event, verify},
 };
 
 use super::{Probe, Volume, chunk_ids};
-use crate::error::FailoverError;
+use crate::{
+    error::FailoverError,
+    verify::{Summary, Told},
+};
 
 pub(super) struct Direct(Store);
 
@@ -93,6 +97,22 @@ impl Direct {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    pub(super) fn verify(
+        &self,
+        name: Option<&VolumeName>,
+        told: &mut dyn FnMut(Told),
+    ) -> Result<Summary, FailoverError> {
+        let wanted = |volume: &VolumeName| name.is_none_or(|name| name == volume);
+        let summary = verify(&self.0, &wanted, &mut |event| {
+            told(match event {
+                Event::Progress(progress) => Told::Progress(progress.into()),
+                Event::Finding(finding) => Told::Finding((&finding).into()),
+            });
+            true
+        })?;
+        Ok(summary.expect("nobody stopped it").into())
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {

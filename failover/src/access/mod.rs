@@ -8,7 +8,10 @@ use std::path::Path;
 use tidelock_proto::{Epoch, PointId, Tree, VolumeName, point::Point, wire::messages::Heartbeat};
 use tidelock_receiver::reconcile::Chunks;
 
-use crate::error::FailoverError;
+use crate::{
+    error::FailoverError,
+    verify::{Summary, Told},
+};
 use direct::Direct;
 use remote::Remote;
 
@@ -124,6 +127,18 @@ impl Access {
         match &self.0 {
             Kind::Remote(remote) => remote.raise_epoch(name, expected, base),
             Kind::Direct(direct) => direct.raise_epoch(name, expected, base),
+        }
+    }
+
+    /// Re-reads the log and replays a volume, or all, and tells what is found while it runs.
+    pub(crate) fn verify(
+        &self,
+        name: Option<&VolumeName>,
+        told: &mut dyn FnMut(Told),
+    ) -> Result<Summary, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.verify(name, told),
+            Kind::Direct(direct) => direct.verify(name, told),
         }
     }
 

@@ -15,7 +15,7 @@ use tidelock_proto::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
             ChunksRequest, Open, OpenKind, OperatorReply, OperatorRequest, PointsRequest, PromoteRequest,
-            ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest, VolumeStatus,
+            ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest, VerifyRequest, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
@@ -24,7 +24,11 @@ use tidelock_receiver::reconcile::{Chunks, ChunksError};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Live, Probe, Volume, chunk_ids};
-use crate::{error::FailoverError, limits};
+use crate::{
+    error::FailoverError,
+    limits,
+    verify::{Summary, Told},
+};
 
 /// `Failed.code`: the epoch is another than expected.
 const CODE_EPOCH: u32 = 5;
@@ -174,6 +178,21 @@ impl Remote {
             }
             asked => asked.and_then(|()| raised.ok_or(FailoverError::Answer)),
         }
+    }
+
+    pub(super) fn verify(&self, name: Option<&VolumeName>, told: &mut dyn FnMut(Told)) -> Result<Summary> {
+        let request = VerifyRequest { volume: name.map(ToString::to_string) };
+        let mut summary = None;
+        self.ask(RequestKind::Verify(request), |reply| {
+            match reply {
+                ReplyKind::VerifyProgress(progress) => told(Told::Progress(progress)),
+                ReplyKind::VerifyFinding(finding) => told(Told::Finding(finding)),
+                ReplyKind::VerifySummary(end) => summary = Some(end),
+                _ => return Err(FailoverError::Answer),
+            }
+            Ok(true)
+        })?;
+        summary.ok_or(FailoverError::Answer)
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<()> {

@@ -238,7 +238,7 @@ pub struct Ack {
 pub struct OperatorRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub kind: Option<RequestKind>,
 }
 
@@ -262,6 +262,9 @@ pub enum RequestKind {
     /// Adds a tag to a point.
     #[prost(message, tag = "7")]
     Tag(TagRequest),
+    /// Re-reads the log and replays volumes.
+    #[prost(message, tag = "8")]
+    Verify(VerifyRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -316,8 +319,15 @@ pub struct TagRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub struct VerifyRequest {
+    /// Absent, all that the operator may see.
+    #[prost(string, optional, tag = "1")]
+    pub volume: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct OperatorReply {
-    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: Option<ReplyKind>,
 }
 
@@ -343,6 +353,13 @@ pub enum ReplyKind {
     Chunk(Chunk),
     #[prost(message, tag = "7")]
     Promoted(Promoted),
+    #[prost(message, tag = "8")]
+    VerifyProgress(VerifyProgress),
+    #[prost(message, tag = "9")]
+    VerifyFinding(VerifyFinding),
+    /// Comes last.
+    #[prost(message, tag = "10")]
+    VerifySummary(VerifySummary),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -414,4 +431,69 @@ pub struct Promoted {
     pub epoch: u64,
     #[prost(message, optional, tag = "2")]
     pub base: Option<PointId>,
+}
+
+/// How far a verification has come.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct VerifyProgress {
+    /// Points are counted, and not bytes of the log.
+    #[prost(bool, tag = "1")]
+    pub points: bool,
+    #[prost(uint64, tag = "2")]
+    pub done: u64,
+    #[prost(uint64, tag = "3")]
+    pub total: u64,
+}
+
+/// Something that is damaged. One that touches several volumes is told for each.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct VerifyFinding {
+    /// `log`, `chunk`, `lost-chunks`, `index` or `point`.
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    /// In words.
+    #[prost(string, tag = "2")]
+    pub what: String,
+    #[prost(uint32, optional, tag = "3")]
+    pub segment: Option<u32>,
+    /// Where in the segment, in bytes.
+    #[prost(uint64, optional, tag = "4")]
+    pub offset: Option<u64>,
+    /// Absent if it touches no point that was looked at.
+    #[prost(string, optional, tag = "5")]
+    pub volume: Option<String>,
+    /// The first and the last point that cannot be restored whole.
+    #[prost(message, optional, tag = "6")]
+    pub first: Option<PointId>,
+    #[prost(message, optional, tag = "7")]
+    pub last: Option<PointId>,
+    /// How many there are.
+    #[prost(uint64, tag = "8")]
+    pub points: u64,
+    /// Checkpoints that cannot be used.
+    #[prost(uint64, tag = "9")]
+    pub checkpoints: u64,
+    /// A damaged file of the first of these points.
+    #[prost(string, optional, tag = "10")]
+    pub file: Option<String>,
+}
+
+/// What a verification has looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct VerifySummary {
+    #[prost(uint64, tag = "1")]
+    pub records: u64,
+    #[prost(uint64, tag = "2")]
+    pub log_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub chunks: u64,
+    #[prost(uint64, tag = "4")]
+    pub volumes: u64,
+    #[prost(uint64, tag = "5")]
+    pub points: u64,
+    #[prost(uint64, tag = "6")]
+    pub checkpoints: u64,
+    /// Points that cannot be restored whole.
+    #[prost(uint64, tag = "7")]
+    pub damaged_points: u64,
 }

@@ -50,6 +50,8 @@ struct Recent {
     mark: Option<Mark>,
     /// Up to where the library does, if it has not said so yet.
     written: Option<Mark>,
+    /// Up to where everything is known here: the durable end of the log.
+    covered: Option<Mark>,
 }
 
 /// See the module.
@@ -178,6 +180,7 @@ impl Index {
             let mut recent = self.recent.write();
             recent.active.extend(puts.into_iter().map(|put| ((put.table, put.key), put.value)));
             recent.mark = Some(mark);
+            recent.covered = Some(mark);
             recent.active.len() >= limits::INDEX_RECENT_ENTRIES
         };
         if !full {
@@ -196,9 +199,16 @@ impl Index {
     pub(crate) fn load(&self, puts: Vec<Put>, mark: Option<Mark>) -> Result<(), KvError> {
         self.kv.write(puts.iter().map(|put| (put.table, &put.key, &put.value)))?;
         if mark.is_some() {
-            self.recent.write().written = mark;
+            let mut recent = self.recent.write();
+            recent.written = mark;
+            recent.covered = mark;
         }
         Ok(())
+    }
+
+    /// Up to where it covers the log, which is durable up to there.
+    pub(crate) fn covered(&self) -> Option<Mark> {
+        self.recent.read().covered
     }
 
     /// The index thread: writes out what is recent when it is wanted or a pause has passed, until closed.

@@ -33,6 +33,11 @@ impl LogReader {
         Self { disk, open: Mutex::new(LruCache::new(open)) }
     }
 
+    /// The disk that it reads.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// The body of the record at `place`, which must be of this kind.
     pub fn read(&self, place: Place, kind: Kind) -> Result<Bytes, LogError> {
         let damage = |what| Damage { segment: place.segment, offset: u64::from(place.offset), what };

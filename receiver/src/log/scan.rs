@@ -15,7 +15,10 @@
 //!
 //! The price is one look at the reserved rest of the last segment at every open.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 
@@ -76,9 +79,41 @@ pub fn scan(
     known: u64,
     visit: &mut dyn FnMut(Found),
 ) -> Result<Outcome, LogError> {
+    read(disk, store, from, known, None, visit)
+}
+
+/// How far a reading of a log goes that is being written.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound<'a> {
+    /// Nothing behind it is looked at.
+    pub until: Mark,
+    /// Once true, the rest is left out, and what is told of it means nothing.
+    pub stop: &'a AtomicBool,
+}
+
+/// [`scan`] of everything up to a mark that is durable, beside a writer. What the file system cannot read is damage here, and
+/// not an end of the reading; at an open it must be one, because a tail that is not readable now may be readable later.
+pub fn scan_until(
+    disk: &dyn Disk,
+    store: [u8; 16],
+    bound: Bound<'_>,
+    visit: &mut dyn FnMut(Found),
+) -> Result<Outcome, LogError> {
+    read(disk, store, None, bound.until.number, Some(bound), visit)
+}
+
+fn read(
+    disk: &dyn Disk,
+    store: [u8; 16],
+    from: Option<Mark>,
+    known: u64,
+    bound: Option<Bound<'_>>,
+    visit: &mut dyn FnMut(Found),
+) -> Result<Outcome, LogError> {
     let mut segments = disk.list().map_err(LogError::io("list", 0))?;
     segments.sort_unstable();
     let first = from.map_or(0, |mark| mark.segment);
+    segments.retain(|segment| bound.is_none_or(|bound| *segment <= bound.until.segment));
     segments.retain(|segment| *segment >= first);
     let end = End {
         segment: first,
@@ -90,6 +125,7 @@ pub fn scan(
         disk,
         store,
         known,
+        bound,
         visit,
         broken_at: None,
         out: Outcome { end, torn: false, unborn: None, damage: Vec::new(), damaged: 0 },
@@ -107,6 +143,7 @@ struct Scan<'a> {
     disk: &'a dyn Disk,
     store: [u8; 16],
     known: u64,
+    bound: Option<Bound<'a>>,
     visit: &'a mut dyn FnMut(Found),
     /// Where the readable part of an earlier segment ended before its end.
     broken_at: Option<(u32, u64)>,
@@ -122,8 +159,12 @@ impl Scan<'_> {
         last: bool,
     ) -> Result<(), LogError> {
         let file = self.disk.open(segment).map_err(LogError::io("open", segment))?;
-        let len = file.len().map_err(LogError::io("read", segment))?;
-        let mut window = Window { file, segment, len, start: 0, bytes: Vec::new() };
+        let mut len = file.len().map_err(LogError::io("read", segment))?;
+        if let Some(bound) = self.bound.filter(|bound| bound.until.segment == segment) {
+            len = len.min(u64::from(bound.until.offset));
+        }
+        let tolerant = self.bound.is_some();
+        let mut window = Window { file, segment, len, tolerant, start: 0, bytes: Vec::new() };
         let page = window.get(0, RECORDS_START.min(len) as usize)?.to_vec();
         let Some(header) = SegmentHeader::decode(&page) else {
             // Records are written only after the header is durable.
@@ -173,6 +214,9 @@ impl Scan<'_> {
     ) -> Result<(), LogError> {
         let segment = window.segment;
         loop {
+            if self.bound.is_some_and(|bound| bound.stop.load(Ordering::Relaxed)) {
+                return Ok(());
+            }
             let number = self.out.end.number + 1;
             let frame = window.frame(at, header.salt)?.filter(|frame| frame.number == number);
             if let Some(frame) = frame {
@@ -248,6 +292,8 @@ struct Window {
     file: Arc<dyn SegmentFile>,
     segment: u32,
     len: u64,
+    /// What cannot be read is zeros.
+    tolerant: bool,
     start: u64,
     bytes: Vec<u8>,
 }
@@ -264,10 +310,22 @@ impl Window {
             let read = count.max(limits::WRITE_BUFFER_BYTES).min(self.len.saturating_sub(at) as usize);
             self.bytes.resize(read, 0);
             self.start = at;
-            self.file.read_at(&mut self.bytes, at).map_err(LogError::io("read", self.segment))?;
+            match self.file.read_at(&mut self.bytes, at) {
+                Err(_) if self.tolerant => self.read_sectors(at),
+                other => other.map_err(LogError::io("read", self.segment))?,
+            }
         }
         let from = (at - self.start) as usize;
         Ok(&self.bytes[from..from + count])
+    }
+
+    /// Reads as much of the window as can be read.
+    fn read_sectors(&mut self, at: u64) {
+        for (index, sector) in self.bytes.chunks_mut(limits::SECTOR_BYTES).enumerate() {
+            if self.file.read_at(sector, at + (index * limits::SECTOR_BYTES) as u64).is_err() {
+                sector.fill(0);
+            }
+        }
     }
 
     fn frame(&mut self, at: u64, salt: u64) -> Result<Option<Frame>, LogError> {

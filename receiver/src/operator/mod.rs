@@ -7,6 +7,7 @@ mod error;
 mod promote;
 mod read;
 mod status;
+mod verify;
 
 use tidelock_proto::{
     VolumeName,
@@ -99,6 +100,10 @@ async fn answer(
         }
         RequestKind::Tag(request) => {
             tag(context, permitted(&request.volume)?, request.point, &request.tag).await?
+        }
+        RequestKind::Verify(request) => {
+            let volume = request.volume.as_deref().map(permitted).transpose()?;
+            verify::answer(context, peer, volume, replies).await?;
         }
     }
     replies.send(ReplyKind::Done(Done {})).await?;

@@ -34,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) checks: CheckPool,
     /// Trees built for operators, each of which may be large.
     pub(crate) trees: Semaphore,
+    /// Verifications for operators, each of which reads the whole log.
+    pub(crate) verifications: Semaphore,
     /// Turns true when the receiver shuts down.
     pub(crate) closing: watch::Receiver<bool>,
 }

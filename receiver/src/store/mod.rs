@@ -16,6 +16,7 @@ mod batch;
 mod checkpoint;
 mod error;
 mod inbox;
+mod inspect;
 mod lock;
 mod open;
 mod read;
@@ -117,6 +118,11 @@ impl Store {
     /// tail, and rebuilds the index if it is missing, unusable, or says other things than the log.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         open::open(dir, options)
+    }
+
+    /// Opens a store without its index, which is made anew from the log alone.
+    pub fn rebuild(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        open::rebuild(dir, options)
     }
 
     /// What was found when it was opened.

@@ -36,6 +36,23 @@ use crate::{
 pub(super) fn open(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
     create_dir(dir).map_err(StoreError::dir(dir, "cannot be created"))?;
     let lock = StoreLock::take(dir)?;
+    open_locked(dir, options, lock)
+}
+
+/// [`open`] after the index was removed. The index may know of durable records that the log has lost; whoever asks for this
+/// gives up that knowledge, and a torn tail is then only cut off.
+pub(super) fn rebuild(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+    let lock = StoreLock::take(dir)?;
+    match std::fs::remove_dir_all(dir.join("index")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::dir(dir, "cannot remove its index")(error));
+        }
+        _ => {}
+    }
+    open_locked(dir, options, lock)
+}
+
+fn open_locked(dir: &Path, options: StoreOptions, lock: StoreLock) -> Result<Store, StoreError> {
     let log = dir.join("log");
     let disk =
         create_dir(&log).map(|()| DirDisk::new(&log)).map_err(StoreError::dir(dir, "cannot open its log"))?;
@@ -111,7 +128,7 @@ fn known_durable(index: &Index, mark: Option<Mark>) -> Result<u64, StoreError> {
 }
 
 /// The identity in the first segment whose header can be read.
-fn store_id(disk: &dyn Disk) -> Result<Option<[u8; 16]>, StoreError> {
+pub(super) fn store_id(disk: &dyn Disk) -> Result<Option<[u8; 16]>, StoreError> {
     let mut segments = disk.list().map_err(LogError::io("list", 0))?;
     segments.sort_unstable();
     for segment in segments {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use tidelock_proto::{
-    ChunkId, ChunkKey, Epoch, PointId, Seq, Tree, VolumeName,
+    ChunkId, ChunkKey, Epoch, Op, PointId, Seq, Tree, VolumeName,
     chunk::{self, Codec},
     point::Point,
     wire::{self, messages},
@@ -139,7 +139,8 @@ impl Shared {
                 },
             };
             for (at, place) in plan.commits {
-                self.replay(volume, at, place, &mut tree).map_err(|error| self.blame(error, volume, id))?;
+                self.replay(volume, at, place, &mut tree, &mut |_| {})
+                    .map_err(|error| self.blame(error, volume, id))?;
             }
             if tree.digest() != point.cut.digest {
                 return Err(damaged(volume, id, Cause::Digest));
@@ -223,7 +224,12 @@ impl Shared {
         Ok(None)
     }
 
-    fn load_checkpoint(&self, volume: &VolumeName, id: PointId, place: Place) -> Result<Tree, StoreError> {
+    pub(super) fn load_checkpoint(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+        place: Place,
+    ) -> Result<Tree, StoreError> {
         let (_, point) = self.point(volume, id)?;
         let body = self.log.read(place, Kind::Checkpoint)?;
         let body = CheckpointBody::decode(body).map_err(|_| unreadable(volume, id, "checkpoint"))?;
@@ -244,18 +250,20 @@ impl Shared {
         if tree.digest() == point.cut.digest { Ok(tree) } else { Err(damaged(volume, id, Cause::Digest)) }
     }
 
-    /// Applies one commit of the log.
-    fn replay(
+    /// Applies one commit of the log, and shows each of its operations.
+    pub(super) fn replay(
         &self,
         volume: &VolumeName,
         id: PointId,
         place: Place,
         tree: &mut Tree,
+        each: &mut dyn FnMut(&Op),
     ) -> Result<(), StoreError> {
         let body = CommitBody::decode(self.log.read(place, Kind::Commit)?)
             .map_err(|_| unreadable(volume, id, "commit"))?;
-        let apply =
-            |part: Bytes, tree: &mut Tree| apply_ops(part, tree).map_err(|cause| damaged(volume, id, cause));
+        let mut apply = |part: Bytes, tree: &mut Tree| {
+            apply_ops(part, tree, each).map_err(|cause| damaged(volume, id, cause))
+        };
         if !body.ops.is_empty() {
             apply(body.ops, tree)?;
         }
@@ -295,10 +303,11 @@ impl Shared {
     }
 }
 
-fn apply_ops(part: Bytes, tree: &mut Tree) -> Result<(), Cause> {
+fn apply_ops(part: Bytes, tree: &mut Tree, each: &mut dyn FnMut(&Op)) -> Result<(), Cause> {
     let ops = messages::Ops::decode(part).map_err(|_| Cause::Unreadable("a part of its operations"))?;
     for op in wire::decode_ops(ops.ops)? {
         tree.apply(&op)?;
+        each(&op);
     }
     Ok(())
 }
@@ -309,7 +318,7 @@ fn apply_delimited(bytes: &mut BytesMut, tree: &mut Tree) -> Result<(), Cause> {
     while let Some(len) = first_op_len(&bytes[whole..]) {
         whole += len;
     }
-    apply_ops(bytes.split_to(whole).freeze(), tree)
+    apply_ops(bytes.split_to(whole).freeze(), tree, &mut |_| {})
 }
 
 /// Length of the first field of an `Ops` message with its tag and length, if all of it is there.

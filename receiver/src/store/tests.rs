@@ -6,6 +6,7 @@ mod damage;
 mod harness;
 mod model;
 mod sim;
+mod verify;
 
 use tidelock_proto::{Epoch, PointId, Seq};
 

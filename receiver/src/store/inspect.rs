@@ -1,0 +1,121 @@
+//! What [`crate::verify`] asks a store, beyond what it offers to everybody: places, and the log as it is.
+
+use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName, point::Point};
+
+use super::{Store, StoreError, open::store_id};
+use crate::{
+    catalogue::{decode_place, decode_point},
+    index::{Table, key},
+    log::{
+        Mark, Place,
+        entry::Kind,
+        scan::{Bound, Found, Outcome, scan_until},
+    },
+};
+
+/// A point of the index, with the place of its commit; without both if its entry cannot be read.
+pub(crate) type PlacedPoint = (PointId, Option<(Place, Point)>);
+
+impl Store {
+    /// Up to where the log is durable now; `None` if there is none.
+    pub(crate) fn durable_mark(&self) -> Option<Mark> {
+        self.shared().index.covered().filter(|mark| mark.number > 0)
+    }
+
+    /// Bytes of the log up to a mark.
+    pub(crate) fn log_bytes(&self, until: Mark) -> u64 {
+        let disk = self.shared().log.disk();
+        let segments = disk.list().unwrap_or_default().into_iter().filter(|at| *at < until.segment);
+        let len = |segment| disk.open(segment).and_then(|file| file.len()).unwrap_or(0);
+        segments.map(len).sum::<u64>() + u64::from(until.offset)
+    }
+
+    /// Reads the log as it is on disk.
+    pub(crate) fn scan_log(
+        &self,
+        bound: Bound<'_>,
+        visit: &mut dyn FnMut(Found),
+    ) -> Result<Outcome, StoreError> {
+        let disk = self.shared().log.disk();
+        let Some(store) = store_id(disk)? else {
+            // Not one header can be read: the reading says so of each segment.
+            return Ok(scan_until(disk, [0; 16], bound, visit)?);
+        };
+        Ok(scan_until(disk, store, bound, visit)?)
+    }
+
+    /// Where the index says a chunk is.
+    pub(crate) fn chunk_place(&self, tenant: &str, id: &ChunkId) -> Result<Option<Place>, StoreError> {
+        let value = self.shared().index.get(Table::Chunks, &key::chunk(tenant, id))?;
+        Ok(value.and_then(|value| decode_place(&value)))
+    }
+
+    /// Where the index says a point's commit is.
+    pub(crate) fn commit_place(&self, volume: &VolumeName, id: PointId) -> Result<Option<Place>, StoreError> {
+        Ok(self.shared().find_point(volume, id)?.map(|(place, _)| place))
+    }
+
+    /// Whether an intact record of this kind is at a place.
+    pub(crate) fn is_intact(&self, place: Place, kind: Kind) -> bool {
+        self.shared().log.read(place, kind).is_ok()
+    }
+
+    /// At most `limit` points from `first` on, oldest first, with the places of their commits.
+    pub(crate) fn placed_points(
+        &self,
+        volume: &VolumeName,
+        first: PointId,
+        limit: usize,
+    ) -> Result<Vec<PlacedPoint>, StoreError> {
+        let end = PointId::new(tidelock_proto::Epoch(u64::MAX), tidelock_proto::Seq(u64::MAX));
+        let (from, to) = (key::point(key::POINT, volume, first), key::point(key::POINT, volume, end));
+        let pairs = self.shared().index.range(&from, &to, false, limit)?;
+        let read =
+            |(entry, value): &(Vec<u8>, Vec<u8>)| Some((key::read_point(entry)?.0, decode_point(value)));
+        Ok(pairs.iter().filter_map(read).collect())
+    }
+
+    /// Where the index says a point's checkpoint is.
+    pub(crate) fn checkpoint_place(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+    ) -> Result<Option<Place>, StoreError> {
+        let value = self.shared().index.get(Table::Catalogue, &key::point(key::CHECKPOINT, volume, id))?;
+        Ok(value.and_then(|value| decode_place(&value)))
+    }
+
+    /// The tree of a checkpoint, which has the digest of its point.
+    pub(crate) fn checkpoint_at(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+        place: Place,
+    ) -> Result<Tree, StoreError> {
+        self.shared().load_checkpoint(volume, id, place)
+    }
+
+    /// Applies the commit of a point to its parent's tree, and shows each of its operations.
+    pub(crate) fn replay_commit(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+        place: Place,
+        tree: &mut Tree,
+        each: &mut dyn FnMut(&Op),
+    ) -> Result<(), StoreError> {
+        self.shared().replay(volume, id, place, tree, each)
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Makes the index wrong about a chunk.
+    pub(super) fn misplace_chunk(&self, tenant: &str, id: ChunkId, place: Place) {
+        use prost::Message;
+        let value = crate::log::entry::PlaceMessage::from(place).encode_to_vec();
+        let put = crate::index::Put { table: Table::Chunks, key: key::chunk(tenant, &id), value };
+        let mark = self.durable_mark().expect("something was written");
+        self.shared().index.put(vec![put], mark).expect("the index takes it");
+    }
+}
