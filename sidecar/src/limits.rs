@@ -44,6 +44,8 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_millis(2500);
 /// How long a finished session waits for the receiver to finish its side.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// For how long a sidecar that was fenced or superseded still serves its status before it exits.
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 // Watching over it.
 

@@ -131,6 +131,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     tracing::info!(%address, receiver = config.receiver, epoch = %config.epoch, "sidecar started");
 
     let outcome = supervise(volumes, &stop, shutdown).await;
+    if matches!(outcome, Ok(Outcome::Fenced { .. } | Outcome::Superseded(_))) {
+        // So that whoever watches the status learns why it ends, not only that it did.
+        tokio::time::sleep(limits::LAST_WORDS).await;
+    }
     let _ = end_tasks.send(true);
     let drain = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(Duration::from_secs(1), drain).await;

@@ -163,14 +163,17 @@ pub fn tail(text: &str, lines: usize) -> String {
 mod tests {
     use super::*;
 
-    fn shell(script: &str) -> Process {
+    /// The process is dropped before the directory of its log.
+    fn shell(script: &str) -> (Process, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("temporary directory");
-        Process::spawn("sh", Command::new("sh").args(["-c", script]), &dir.keep().join("log"))
+        let process = Process::spawn("sh", Command::new("sh").args(["-c", script]), &dir.path().join("log"));
+        (process, dir)
     }
 
     #[test]
     fn a_warning_fails_the_test_unless_it_is_allowed() {
-        let mut process = shell("echo '2026-01-01T00:00:00Z  WARN link: peer is away'; echo INFO WARNING");
+        let (mut process, _dir) =
+            shell("echo '2026-01-01T00:00:00Z  WARN link: peer is away'; echo INFO WARNING");
         process.wait(SOON);
         assert_eq!(process.complaints().len(), 1);
         process.allow("peer is away").judge();
@@ -178,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_stopped_process_says_how_it_ended() {
-        let mut process = shell("trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done");
+        let (mut process, _dir) = shell("trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done");
         wait::until_true("the trap is set", SOON, || process.log().contains("ready"));
         assert_eq!(process.stop().code(), Some(3));
     }

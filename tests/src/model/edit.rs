@@ -43,7 +43,7 @@ impl Mutator {
     }
 
     pub(super) fn punch(&mut self) -> io::Result<()> {
-        let flags = if self.rng.random_bool(0.7) {
+        let flags = if !self.powers.reserve || self.rng.random_bool(0.7) {
             FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
         } else {
             FallocateFlags::ZERO_RANGE
@@ -52,6 +52,9 @@ impl Mutator {
     }
 
     pub(super) fn reserve(&mut self) -> io::Result<()> {
+        if !self.powers.reserve {
+            return Ok(());
+        }
         let keep = self.rng.random_bool(0.5);
         self.allocate(if keep { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() })
     }

@@ -8,6 +8,7 @@ mod heartbeat;
 mod load;
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
@@ -150,6 +151,7 @@ impl Pg {
     pub fn kill(&mut self) {
         let mut server = self.server.take().expect("the server runs");
         let children = children(server.pid());
+        let memory = shared_memory(server.pid());
         server.kill();
         for child in children {
             // SAFETY: plain system call on a child of the server that we have just killed.
@@ -158,6 +160,9 @@ impl Pg {
                 let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
                 !stat.contains("(postgres)") || stat.contains(") Z ")
             });
+        }
+        for file in memory {
+            let _ = fs::remove_file(file);
         }
     }
 
@@ -176,6 +181,14 @@ impl Pg {
     pub fn own(&self, path: &Path) {
         if let Some((uid, gid)) = database_user() {
             chown(path, Some(uid), Some(gid)).expect("root can give files away");
+        }
+    }
+}
+
+impl Drop for Pg {
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            self.kill();
         }
     }
 }
@@ -201,6 +214,13 @@ fn database_user() -> Option<(u32, u32)> {
     let line = users.lines().find(|line| line.starts_with("postgres:"))?;
     let mut fields = line.split(':').skip(2);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Files in `/dev/shm` that only the next start in the same data directory would remove.
+fn shared_memory(pid: u32) -> BTreeSet<PathBuf> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let files = maps.lines().filter_map(|line| line.find("/dev/shm/PostgreSQL.").map(|at| &line[at..]));
+    files.map(PathBuf::from).collect()
 }
 
 fn children(parent: u32) -> Vec<i32> {

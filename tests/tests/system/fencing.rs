@@ -28,13 +28,24 @@ fn a_promotion_fences_the_old_writer_within_a_second() {
     let to = promoted.to_str().expect("test paths are UTF-8");
     site.operator(&receiver, &["promote", VOLUME, "--to", to]);
     let returned = Instant::now();
-    let said = wait::until("the old writer's status or end", Duration::from_secs(1), || {
-        let status = old.status().map(|status| status.to_string()).unwrap_or_default();
-        (status.contains("fenced") || old.process.ended().is_some()).then_some(status)
-    });
-    assert!(said.contains("fenced") || old.process.log().contains("fenced"), "silent about its end: {said}");
+    let fenced =
+        wait::until("the old writer's status says that it is fenced", Duration::from_secs(1), || {
+            let status = old.status()?["volumes"][0].clone();
+            (status["state"] == "fenced").then_some(status)
+        });
+    let known = returned.elapsed();
+    assert!(
+        fenced["reason"].as_str().is_some_and(|reason| reason.contains("epoch 2")),
+        "no reason: {fenced}"
+    );
+    assert_eq!(fenced["ready"], false);
     assert_eq!(old.process.wait(SOON).code(), Some(FENCED));
-    println!("fenced and gone {:?} after the promotion returned", returned.elapsed());
+    assert!(
+        old.process.log().contains("promoted to epoch 2"),
+        "silent about its end:\n{}",
+        old.process.log()
+    );
+    println!("fenced {known:?} and gone {:?} after the promotion returned", returned.elapsed());
     assert_eq!(fs::read(promoted.join("ledger")).expect("promoted"), b"before the promotion");
 
     let mut late = site.sidecar(&receiver, &volume).start_blind();
