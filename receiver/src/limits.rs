@@ -72,8 +72,8 @@ pub const CHUNK_HOLD: Duration = Duration::from_millis(20);
 pub const APPEND_BYTES: usize = 1024 * 1024;
 /// A session's input is not read while more bytes of it than this wait for their fsync. One commit may be larger.
 pub const UNDURABLE_MAX_BYTES: usize = 32 * 1024 * 1024;
-/// Chunks up to this length are proven where they arrive: about 30 µs of work, less than two hand-overs cost.
-pub const INLINE_CHECK_BYTES: usize = 32 * 1024;
+/// Chunks up to this length are proven where they arrive: about 60 µs of work, less than two hand-overs cost.
+pub const INLINE_CHECK_BYTES: usize = 64 * 1024;
 /// Content of chunks of one session that is being proven elsewhere, in bytes; beyond it the session reads no further.
 pub const CHECKING_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Frames of one session that wait behind a chunk that is being proven.

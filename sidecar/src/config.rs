@@ -41,7 +41,7 @@ pub struct Config {
     pub trace_acks: Option<PathBuf>,
     /// Shortest time between the beginnings of two cuts.
     pub cut_interval: Duration,
-    /// The part of one core that cutting may take.
+    /// The part of one core that replication may take before cuts become rarer.
     pub cpu_share: f64,
     /// How long the final cut and its acknowledgement may take after SIGTERM.
     pub drain_timeout: Duration,
@@ -185,10 +185,10 @@ mod tests {
             port_file: None,
             trace_acks: None,
             cut_interval: Duration::from_millis(2),
-            cpu_share: 0.5,
+            cpu_share: 0.1,
             drain_timeout: Duration::from_secs(1),
             pack_threads: 1,
-            zstd_level: 1,
+            zstd_level: crate::pack::LEVEL_DEFAULT,
         }
     }
 

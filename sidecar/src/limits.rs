@@ -66,10 +66,14 @@ pub const PAGE_BYTES: u64 = 4096;
 pub const REFINE_PARTS: u64 = 8;
 /// A change time younger than this could be carried by a later change, too (kernels keep times in ticks of up to 10 ms).
 pub const CTIME_SETTLES_AFTER: Duration = Duration::from_secs(1);
+/// Cuts of a volume under load become rarer to stay within their share of the processor, but not rarer than this.
+pub const STRETCH_MAX: Duration = Duration::from_millis(10);
 /// Inodes outside the tree that are remembered as mapped.
 pub const MAPPED_INODES_MAX: usize = 65_536;
-/// Rounds of one cut after which the share of the processor is kept within a cut, too, not only between cuts.
+/// Rounds of one cut after which the search for a quiet instant keeps to [`SEARCH_SHARE`].
 pub const ROUNDS_AT_FULL_SPEED: u32 = 100;
+/// The part of one core that a long search for a quiet instant may take.
+pub const SEARCH_SHARE: f64 = 0.5;
 /// Rounds without convergence after which status says so.
 pub const ROUNDS_BEFORE_CONDITION: u32 = 1000;
 /// How often the root is checked to be still in place.

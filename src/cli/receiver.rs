@@ -42,7 +42,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         http: args.http,
         port_file: args.port_file,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // Half of the cores: most of what the runtime does is short, and waking a second thread for it costs more than it
+    // saves. Hashing, the log and the index have threads of their own.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(cores.div_ceil(2)).enable_all().build()?;
     let ended = runtime.block_on(async {
         let shutdown = signals::shutdown()?;
         tidelock_receiver::run(config, shutdown).await.map_err(failure)

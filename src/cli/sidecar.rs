@@ -4,7 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use tidelock_proto::Epoch;
-use tidelock_sidecar::{Config, Outcome, RunError, VolumeConfig, pack::Packer, watch::TrackerChoice};
+use tidelock_sidecar::{
+    Config, Outcome, RunError, VolumeConfig,
+    pack::{LEVEL_DEFAULT, Packer},
+    watch::TrackerChoice,
+};
 
 use super::{
     exit::{FAILED, FENCED, Failure, SUPERSEDED, USAGE},
@@ -43,8 +47,8 @@ pub(crate) struct Args {
     /// Shortest time between the beginnings of two cuts.
     #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = humantime::parse_duration)]
     cut_interval: Duration,
-    /// The part of one core that cutting may take; cuts come less often under load to stay within it.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    /// The part of one core that replication may take before cuts become rarer under load, down to one in 10 ms.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     cpu_share: f64,
     /// How long the final cut and its acknowledgement may take after SIGTERM.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
@@ -52,8 +56,8 @@ pub(crate) struct Args {
     /// Threads that hash and compress.
     #[arg(long, value_name = "N", default_value_t = Packer::threads_default())]
     pack_threads: usize,
-    /// zstd level; 1 costs the application least.
-    #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
+    /// zstd level. Those below 0 are faster than 1 and compress less.
+    #[arg(long, value_name = "LEVEL", default_value_t = LEVEL_DEFAULT, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-50..=19))]
     zstd_level: i32,
     #[command(flatten)]
     log: LogArgs,
@@ -110,7 +114,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         pack_threads: args.pack_threads,
         zstd_level: args.zstd_level,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = runtime.block_on(async {
         let shutdown = signals::shutdown()?;
         tidelock_sidecar::run(config, shutdown).await.map_err(failure)

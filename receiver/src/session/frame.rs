@@ -145,7 +145,7 @@ impl UncheckedChunk {
         if payload.len() > len as usize {
             return Err(ChunkError::Payload(len as usize));
         }
-        chunk::open_checked(key, id, codec, len as usize, &payload)?;
+        chunk::prove(key, id, codec, len as usize, &payload)?;
         Ok(Frame::Chunk(CheckedChunk { id, codec, len, payload }))
     }
 }

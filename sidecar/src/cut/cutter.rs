@@ -15,10 +15,14 @@ use tidelock_proto::{
     wire::messages::Heartbeat,
 };
 
-use super::{CutError, conditions, engine::Engine};
+use super::{
+    CutError, conditions,
+    engine::Engine,
+    pace::{self, Pace},
+};
 use crate::limits::{
     DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, ROOT_CHECK_EVERY, ROUNDS_AT_FULL_SPEED,
-    ROUNDS_BEFORE_CONDITION, UNREADABLE_RETRY_EVERY,
+    ROUNDS_BEFORE_CONDITION, SEARCH_SHARE, UNREADABLE_RETRY_EVERY,
 };
 use crate::{
     capture::Volume,
@@ -34,7 +38,7 @@ pub(crate) struct CutterConfig {
     pub(crate) epoch: Epoch,
     /// Shortest time between the beginnings of two cuts.
     pub(crate) interval: Duration,
-    /// The part of one core that cutting may take, above 0 and at most 1.
+    /// The part of one core that the process may take before cuts become rarer, above 0 and at most 1: see [`Pace`].
     pub(crate) cpu_share: f64,
     /// How long the final cut may take.
     pub(crate) final_cut_within: Duration,
@@ -67,6 +71,7 @@ pub(crate) struct Cutter {
     agreed: bool,
     last: Option<PointId>,
     rounds: u32,
+    pace: Pace,
     /// Since when there is something to cut.
     busy_since: Option<Instant>,
     stop_by: Option<Instant>,
@@ -98,6 +103,7 @@ impl Cutter {
             agreed: false,
             last: None,
             rounds: 0,
+            pace: Pace::new(now, pace::process_time()),
             busy_since: None,
             stop_by: None,
             finishing: false,
@@ -158,7 +164,7 @@ impl Cutter {
             self.finishing = true;
             return Ok(None);
         }
-        self.rest(began)?;
+        self.rest()?;
         Ok(None)
     }
 
@@ -185,7 +191,7 @@ impl Cutter {
         if self.rounds > ROUNDS_AT_FULL_SPEED && self.last.is_some() {
             // No quiet instant is near; looking for one must not cost the application its processor.
             let worked = stepped.elapsed();
-            self.wait_for_session(worked.div_f64(self.config.cpu_share) - worked);
+            self.wait_for_session(worked.div_f64(SEARCH_SHARE) - worked);
         }
         Ok(None)
     }
@@ -271,14 +277,14 @@ impl Cutter {
     }
 
     /// Waits for the next event, then until the next cut may begin.
-    fn rest(&mut self, began: Instant) -> Result<(), CutError> {
-        let worked = began.elapsed();
-        let stretched = worked.div_f64(self.config.cpu_share);
-        let next = began + self.config.interval.max(stretched);
+    fn rest(&mut self) -> Result<(), CutError> {
         let until_heartbeat = self.heartbeat_at.saturating_duration_since(Instant::now());
         let waker = self.engine.outbox.waker();
         if self.engine.watcher.wait(until_heartbeat.min(HEARTBEAT_EVERY), waker)? {
+            let used = pace::process_time();
+            let next = self.pace.next(used, self.config.interval, self.config.cpu_share);
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            self.pace.begin(Instant::now(), used);
         }
         Ok(())
     }

@@ -51,6 +51,7 @@ pub(crate) mod dirty;
 mod engine;
 mod files;
 mod names;
+mod pace;
 mod ranges;
 mod stage;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tidelock_proto::limits::CHUNK_MAX_BYTES;
 
 /// Content is looked at through at most this many bytes.
-const SAMPLE_BYTES: usize = 4096;
+const SAMPLE_BYTES: usize = 1024;
 /// The sample is taken from this many places.
 const SAMPLE_PARTS: usize = 8;
 /// After a long row of chunks that did not compress, one in this many is still tried.
