@@ -2,7 +2,7 @@
 //!
 //! There is one way for it to change, [`Catalogue::apply`], for a record that is being written and for one that is
 //! read back; so a rebuilt catalogue cannot differ from the one that was lost. [`Catalogue::check`] is the store's own guard
-//! (a lower epoch, a gap, a point on another parent), behind the guards of the sessions.
+//! (a lower epoch, a number that is not above the last, a point on another parent), behind the guards of the sessions.
 
 use std::collections::HashMap;
 
@@ -52,7 +52,7 @@ impl VolumeInfo {
         replay >= limits::CHECKPOINT_REPLAY_BYTES.max(self.snapshot_bytes)
     }
 
-    /// The point that must come next.
+    /// The point that comes next, at least: a volume of a group leaves out the numbers it missed.
     pub fn next(&self) -> PointId {
         let own = self.last.id.epoch == self.epoch;
         PointId::new(self.epoch, if own { self.last.id.seq.next() } else { Seq(1) })
@@ -90,14 +90,15 @@ impl Catalogue {
     /// Whether a commit may follow.
     pub(crate) fn check_commit(&self, volume: &VolumeName, point: &Point) -> Result<(), StoreError> {
         let Some(info) = self.get(volume) else {
-            let first = point.id.seq == Seq(1) && point.id.epoch >= Epoch::FIRST && point.parent.is_none();
+            let first = point.id.seq >= Seq(1) && point.id.epoch >= Epoch::FIRST && point.parent.is_none();
             let expected = PointId::new(point.id.epoch.max(Epoch::FIRST), Seq(1));
             return if first { Ok(()) } else { Err(out_of_order(volume, point, expected, None)) };
         };
         if point.id.epoch < info.epoch {
             return Err(StoreError::Fenced { volume: volume.clone(), epoch: info.epoch });
         }
-        if point.id != info.next() || point.parent != Some(info.last.id) {
+        // A volume of a group may leave numbers out; whether it may now is the session's to know.
+        if point.id < info.next() || point.id.epoch != info.epoch || point.parent != Some(info.last.id) {
             return Err(out_of_order(volume, point, info.next(), Some(info.last.id)));
         }
         Ok(())

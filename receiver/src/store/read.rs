@@ -64,8 +64,11 @@ impl Shared {
         }
         let after = key::point(key::POINT, volume, PointId::new(id.epoch, id.seq.next()));
         let end = key::point(key::POINT, volume, PointId::new(id.epoch.next(), Seq(0)));
-        // Numbers have no gaps: where there is a later one, this one was there.
-        if id.seq.0 > 0 && !self.index.range(&after, &end, false, 1)?.is_empty() {
+        // A later one that builds on this one, or on one after it, says that it was there.
+        let later = self.index.range(&after, &end, false, 1)?;
+        let later =
+            later.first().and_then(|(_, value)| decode_point(value)).and_then(|(_, point)| point.parent);
+        if id.seq.0 > 0 && later.is_some_and(|parent| parent.epoch == id.epoch && parent >= id) {
             return Err(damaged(volume, id, Cause::Missing(id)));
         }
         Err(StoreError::NoSuchPoint(volume.clone(), id))
@@ -172,7 +175,8 @@ impl Shared {
         Ok(Plan { checkpoint, commits })
     }
 
-    /// Adds the commits from `last` back to number `first` of its epoch; the answer is the parent of the last one added.
+    /// Adds the commits from `last` back along their parents to number `first` of its epoch; the answer is the parent of the
+    /// last one added.
     fn commits_back(
         &self,
         volume: &VolumeName,
@@ -182,17 +186,16 @@ impl Shared {
         commits: &mut Vec<(PointId, Place)>,
     ) -> Result<Option<PointId>, StoreError> {
         let from = key::point(key::POINT, volume, PointId::new(last.epoch, first));
-        let mut next = last.seq;
+        let within = |id: &PointId| id.epoch == last.epoch && id.seq >= first;
+        let mut next = Some(last).filter(within);
         let mut parent = None;
-        while next >= first && next.0 > 0 {
-            let to = end_key(key::POINT, volume, PointId::new(last.epoch, next));
-            let page = self.index.range(&from, &to, true, PAGE)?;
-            let missing = || damaged(volume, wanted, Cause::Missing(PointId::new(last.epoch, next)));
+        while let Some(newest) = next {
+            let page = self.index.range(&from, &end_key(key::POINT, volume, newest), true, PAGE)?;
             if page.is_empty() {
-                return Err(missing());
+                return Err(damaged(volume, wanted, Cause::Missing(newest)));
             }
             for (_, value) in page {
-                let id = PointId::new(last.epoch, next);
+                let Some(id) = next else { break };
                 let (place, point) =
                     decode_point(&value).ok_or_else(|| unreadable(volume, id, "index entry"))?;
                 if point.id != id {
@@ -200,7 +203,7 @@ impl Shared {
                 }
                 commits.push((id, place));
                 parent = point.parent;
-                next = Seq(next.0 - 1);
+                next = parent.filter(|parent| within(parent) && *parent < id);
             }
         }
         Ok(parent)

@@ -71,6 +71,28 @@ fn an_epoch_fences_what_is_below_it_and_builds_on_its_base() {
 }
 
 #[test]
+fn numbers_that_were_left_out_are_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = volume("t/a");
+    let mut source = Source::new(name.clone(), 1);
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    store.append_and_wait(source.commit()).unwrap();
+    source.leave_out(40);
+    store.append_and_wait(source.commit()).unwrap();
+    store.append_and_wait(source.commit()).unwrap();
+    assert_eq!(
+        store.points(&name, None).unwrap().iter().map(|point| point.id.seq.0).collect::<Vec<_>>(),
+        [1, 42, 43]
+    );
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    source.check_all(&store);
+    let never = store.point(&name, PointId::new(Epoch(1), Seq(7)));
+    assert!(matches!(never, Err(StoreError::NoSuchPoint(..))), "{never:?}");
+}
+
+#[test]
 fn a_refused_commit_harms_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();

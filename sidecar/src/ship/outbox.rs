@@ -69,7 +69,8 @@ impl Outbox {
         self.give(false, |session| session.handle_ops(ops));
     }
 
-    /// Ends the commit being built. `id` is the first of the epoch or follows the last commit.
+    /// Ends the commit being built. `id` is the first of the epoch or follows the last commit; the first one after
+    /// [`ShipEvent::Agreed`] may leave numbers out.
     pub fn commit(&self, id: PointId, cut: Cut) {
         self.give(true, |session| session.handle_commit(id, cut));
     }

@@ -26,6 +26,8 @@ pub(super) struct Source {
     pub(super) points: BTreeMap<PointId, Tree>,
     last: Option<PointId>,
     epoch: Epoch,
+    /// Numbers that the next commit leaves out.
+    left_out: u64,
     rng: StdRng,
 }
 
@@ -37,6 +39,7 @@ impl Source {
             points: BTreeMap::new(),
             last: None,
             epoch: Epoch::FIRST,
+            left_out: 0,
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -59,11 +62,14 @@ impl Source {
         self.tree = self.last.map_or_else(Tree::new, |last| self.points[&last].clone());
     }
 
+    /// The next commit leaves out so many numbers, as a volume of a group does.
+    pub(super) fn leave_out(&mut self, numbers: u64) {
+        self.left_out = numbers;
+    }
+
     pub(super) fn next_id(&self) -> PointId {
-        match self.last.filter(|last| last.epoch == self.epoch) {
-            Some(last) => PointId::new(self.epoch, last.seq.next()),
-            None => PointId::new(self.epoch, Seq(1)),
-        }
+        let last = self.last.filter(|last| last.epoch == self.epoch).map_or(0, |last| last.seq.0);
+        PointId::new(self.epoch, Seq(last + 1 + self.left_out))
     }
 
     /// A commit with its chunks: a new file, or a write into one that is there.
@@ -115,6 +121,7 @@ impl Source {
         let point = Point { id, parent: self.last, cut, received_ns: id.seq.0, tags: Vec::new() };
         batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops: encode_model_ops(ops) }));
         self.last = Some(id);
+        self.left_out = 0;
         self.points.insert(id, self.tree.clone());
         batch
     }

@@ -165,16 +165,17 @@ impl Session {
     /// The end of the commit being built.
     pub fn handle_commit(&mut self, id: PointId, cut: Cut) {
         if self.accepting {
-            assert_eq!(id, self.next_id(), "commits are numbered without gaps within the writer's epoch");
+            assert!(self.follows(id), "commits are numbered upwards within the writer's epoch");
             self.given = Some(id);
             self.records.push_commit(id, cut, self.chunks.given());
         }
     }
 
-    fn next_id(&self) -> PointId {
-        let epoch = self.config.epoch;
-        let before = self.given.filter(|given| given.epoch == epoch).map_or(Seq(0), |given| given.seq);
-        PointId::new(epoch, before.next())
+    /// A commit's number is the next one. Only the first after both sides agreed on a tree may leave numbers out.
+    fn follows(&self, id: PointId) -> bool {
+        let before = self.given.filter(|given| given.epoch == id.epoch).map_or(Seq(0), |given| given.seq);
+        let agreed = self.base.flatten().map(|(point, _)| point) == self.given && self.records.commits() == 0;
+        id.epoch == self.config.epoch && (id.seq == before.next() || (agreed && id.seq > before))
     }
 
     /// The cutter lost its tree: the next session begins from the receiver's. Does nothing if the cutter has yet to hear
