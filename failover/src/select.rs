@@ -85,6 +85,7 @@ mod tests {
             conditions: Vec::new(),
             rounds: 1,
             how: tidelock_proto::point::How::Optimistic,
+            group: Vec::new(),
             digest: TreeDigest::default(),
         };
         let parent = parent.map(|parent| parent.parse().unwrap());

@@ -92,6 +92,7 @@ impl World {
             conditions: Vec::new(),
             rounds: 1,
             how: tidelock_proto::point::How::Optimistic,
+            group: Vec::new(),
             digest: self.tree.digest(),
         };
         let point = Point { id, parent: self.last, cut, received_ns: 0, tags: Vec::new() };

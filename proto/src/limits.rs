@@ -27,6 +27,8 @@ pub const PIECES_PER_OP_MAX: usize = 1024;
 pub const COMMIT_OPS_MAX_BYTES: usize = 512 * 1024 * 1024;
 /// Chunk ids in one `Have` question.
 pub const HAVE_BATCH_MAX: usize = 1024;
+/// Volumes that are cut together.
+pub const GROUP_VOLUMES_MAX: usize = 32;
 /// Tags on one recovery point.
 pub const TAGS_MAX: usize = 16;
 /// Longest tag, in bytes.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::{PointId, TreeDigest};
+use crate::ids::{PointId, TreeDigest, VolumeName};
 
 /// What may be believed of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -98,6 +98,8 @@ pub struct Cut {
     pub how: How,
     /// The digest of the tree after the commit.
     pub digest: TreeDigest,
+    /// The volumes that were cut at this instant, each with a point of the same number; empty for a volume on its own.
+    pub group: Vec<VolumeName>,
 }
 
 /// A recovery point of the journal.

@@ -334,6 +334,7 @@ mod tests {
             conditions: Vec::new(),
             rounds: 1,
             how: tidelock_proto::point::How::Optimistic,
+            group: Vec::new(),
             digest: TreeDigest([1; 32]),
         };
         let id = PointId::new(Epoch(1), Seq(1));

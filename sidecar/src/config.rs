@@ -7,7 +7,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tidelock_proto::{Epoch, VolumeName, identity::IdentityFileError};
+use tidelock_proto::{Epoch, VolumeName, identity::IdentityFileError, limits::GROUP_VOLUMES_MAX};
 
 use crate::{capture::VolumeError, watch::TrackerChoice};
 
@@ -70,6 +70,11 @@ pub enum ConfigError {
     /// No volume was given.
     #[error("no volume to protect: give --volume TENANT/NAME=DIRECTORY at least once")]
     NoVolume,
+    /// Too many for one group.
+    #[error(
+        "{0} volumes are too many for one sidecar, which cuts them together: at most {GROUP_VOLUMES_MAX}"
+    )]
+    TooMany(usize),
     /// The directory cannot be protected.
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -119,6 +124,9 @@ impl Config {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.volumes.is_empty() {
             return Err(ConfigError::NoVolume);
+        }
+        if self.volumes.len() > GROUP_VOLUMES_MAX {
+            return Err(ConfigError::TooMany(self.volumes.len()));
         }
         if !(self.cpu_share > 0.0 && self.cpu_share <= 1.0) {
             return Err(ConfigError::CpuShare(self.cpu_share));

@@ -1,4 +1,4 @@
-//! A whole sidecar: for every volume a cutter thread and a session, and one local port.
+//! A whole sidecar: one cutter thread for its group of volumes, a session for each, and one local port.
 
 use std::{
     io::Write,
@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     capture::Volume,
     config::{Config, ConfigError, VolumeConfig},
-    cut::{CutError, Cutter, CutterConfig, Ended},
+    cut::{CutError, Cutter, CutterConfig, Ended, Engine},
     http, limits,
     pack::Packer,
     ship::{self, SessionConfig, ShipConfig, outbox},
@@ -81,13 +81,8 @@ pub enum RunError {
         source: CutError,
     },
     /// A thread or task died.
-    #[error("volume {0}: a part of the sidecar died; this is a bug")]
-    Died(VolumeName),
-}
-
-struct Protected {
-    name: VolumeName,
-    ended: oneshot::Receiver<Ended>,
+    #[error("a part of the sidecar died; this is a bug")]
+    Died,
 }
 
 /// Runs until `shutdown`, and then until the final cut is durable or the time for it is over; or until there is no sense in
@@ -112,10 +107,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     let mut volumes = Vec::new();
     for volume in &config.volumes {
         let status = Arc::new(Status::new(volume.name.clone(), config.epoch));
-        let protected =
-            protect(&config, volume, &identity, status.clone(), stop.clone(), &mut tasks, tasks_end.clone())?;
+        let engine = protect(&config, volume, &identity, status.clone(), &mut tasks, tasks_end.clone())?;
         statuses.push(status);
-        volumes.push(protected);
+        volumes.push((volume.name.clone(), engine));
     }
     tasks.spawn({
         let end = until(tasks_end);
@@ -130,7 +124,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     }
     tracing::info!(%address, receiver = config.receiver, epoch = %config.epoch, "sidecar started");
 
-    let outcome = supervise(volumes, &stop, shutdown).await;
+    let ended = cut(&config, volumes, stop.clone())?;
+    let outcome = supervise(ended, &stop, shutdown).await;
     if matches!(outcome, Ok(Outcome::Fenced { .. } | Outcome::Superseded(_))) {
         // So that whoever watches the status learns why it ends, not only that it did.
         tokio::time::sleep(limits::LAST_WORDS).await;
@@ -141,61 +136,67 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     outcome
 }
 
-/// Waits for every volume to end. The first that ends by itself stops the others: half a pod is not protected.
+/// Starts the thread that cuts all volumes together.
+fn cut(
+    config: &Config,
+    volumes: Vec<(VolumeName, Engine)>,
+    stop: Arc<AtomicBool>,
+) -> Result<oneshot::Receiver<Ended>, RunError> {
+    let cutting = CutterConfig {
+        epoch: config.epoch,
+        interval: config.cut_interval,
+        cpu_share: config.cpu_share,
+        final_cut_within: config.drain_timeout,
+    };
+    let (tell, ended) = oneshot::channel();
+    let cutter = Cutter::new(volumes, cutting, stop);
+    let span = tracing::info_span!("cutter", epoch = %config.epoch);
+    std::thread::Builder::new()
+        .name("cutter".to_owned())
+        .spawn(move || span.in_scope(|| tell.send(cutter.run())))
+        .map_err(RunError::Session)?;
+    Ok(ended)
+}
+
+/// Waits for the end. A volume that ends by itself ends all: half a pod is not protected.
 async fn supervise(
-    volumes: Vec<Protected>,
+    mut ended: oneshot::Receiver<Ended>,
     stop: &AtomicBool,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Outcome, RunError> {
-    let mut running = JoinSet::new();
-    for volume in volumes {
-        running.spawn(async move { (volume.name, volume.ended.await) });
+    tokio::select! {
+        ended = &mut ended => return judge(ended),
+        () = shutdown => {}
     }
-    tokio::pin!(shutdown);
-    let mut outcome = Ok(Outcome::Complete);
-    loop {
-        tokio::select! {
-            () = &mut shutdown, if !stop.load(Ordering::Relaxed) => {
-                tracing::info!("stopping: taking the final cut");
-                stop.store(true, Ordering::Relaxed);
-            }
-            joined = running.join_next() => {
-                let Some(Ok((name, ended))) = joined else { return outcome };
-                stop.store(true, Ordering::Relaxed);
-                let this = judge(name, ended);
-                if matches!(outcome, Ok(Outcome::Complete)) {
-                    outcome = this;
-                }
-            }
-        }
-    }
+    tracing::info!("stopping: taking the final cut");
+    stop.store(true, Ordering::Relaxed);
+    judge(ended.await)
 }
 
-fn judge(volume: VolumeName, ended: Result<Ended, oneshot::error::RecvError>) -> Result<Outcome, RunError> {
+fn judge(ended: Result<Ended, oneshot::error::RecvError>) -> Result<Outcome, RunError> {
     match ended {
         Ok(Ended::Stopped { complete: true }) => Ok(Outcome::Complete),
         Ok(Ended::Stopped { complete: false }) => {
-            tracing::warn!(%volume, "stopped before the final cut was durable");
+            tracing::warn!("stopped before the final cut was durable");
             Ok(Outcome::Incomplete)
         }
-        Ok(Ended::Fenced(epoch)) => Ok(Outcome::Fenced { volume, epoch }),
-        Ok(Ended::Superseded) => Ok(Outcome::Superseded(volume)),
-        Ok(Ended::Denied(reason)) => Err(RunError::Denied { volume, reason }),
-        Ok(Ended::Failed(source)) => Err(RunError::Cut { volume, source }),
-        Err(_) => Err(RunError::Died(volume)),
+        Ok(Ended::Fenced { volume, epoch }) => Ok(Outcome::Fenced { volume, epoch }),
+        Ok(Ended::Superseded(volume)) => Ok(Outcome::Superseded(volume)),
+        Ok(Ended::Denied { volume, reason }) => Err(RunError::Denied { volume, reason }),
+        Ok(Ended::Failed { volume, source }) => Err(RunError::Cut { volume, source }),
+        Err(_) => Err(RunError::Died),
     }
 }
 
-/// Opens a volume and its sources, and starts its cutter thread and its session.
+/// Opens a volume and its sources, and starts its session.
 fn protect(
     config: &Config,
     volume: &VolumeConfig,
     identity: &Identity,
     status: Arc<Status>,
-    stop: Arc<AtomicBool>,
     tasks: &mut JoinSet<()>,
     tasks_end: watch::Receiver<bool>,
-) -> Result<Protected, RunError> {
+) -> Result<Engine, RunError> {
     let name = volume.name.clone();
     let failed = |source| RunError::Watch { volume: name.clone(), source };
     let directory = Volume::open(&volume.directory).map_err(ConfigError::from)?;
@@ -225,20 +226,7 @@ fn protect(
         }
     });
     let packer = Packer::new(ChunkKey::of_tenant(name.tenant()), config.pack_threads, config.zstd_level);
-    let cutting = CutterConfig {
-        epoch: config.epoch,
-        interval: config.cut_interval,
-        cpu_share: config.cpu_share,
-        final_cut_within: config.drain_timeout,
-    };
-    let (tell, ended) = oneshot::channel();
-    let cutter = Cutter::new(directory, watcher, packer, outbox, status, cutting, stop);
-    let span = tracing::info_span!("volume", %name, epoch = %config.epoch);
-    std::thread::Builder::new()
-        .name("cutter".to_owned())
-        .spawn(move || span.in_scope(|| tell.send(cutter.run())))
-        .map_err(RunError::Session)?;
-    Ok(Protected { name, ended })
+    Ok(Engine::new(directory, watcher, packer, outbox, status))
 }
 
 async fn until(mut end: watch::Receiver<bool>) {

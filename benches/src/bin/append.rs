@@ -128,6 +128,7 @@ impl Source {
                 conditions: Vec::new(),
                 rounds: 1,
                 how: tidelock_proto::point::How::Optimistic,
+                group: Vec::new(),
                 digest: self.tree.digest(),
             },
             received_ns: self.page,

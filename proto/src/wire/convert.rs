@@ -46,6 +46,7 @@ pub fn cut_to_wire(cut: &Cut) -> messages::Cut {
             How::Optimistic => 0,
             How::Pause => 1,
         },
+        group: cut.group.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -55,6 +56,9 @@ pub fn cut_from_wire(cut: Option<messages::Cut>) -> Result<Cut, WireError> {
     let short = |text: &String| text.len() <= limits::TEXT_MAX_BYTES;
     if !short(&cut.tracker) || cut.conditions.len() > limits::TAGS_MAX || !cut.conditions.iter().all(short) {
         return Err(WireError::TooMany("conditions"));
+    }
+    if cut.group.len() > limits::GROUP_VOLUMES_MAX {
+        return Err(WireError::TooMany("volumes of a group"));
     }
     Ok(Cut {
         time_ns: cut.time_ns,
@@ -73,6 +77,11 @@ pub fn cut_from_wire(cut: Option<messages::Cut>) -> Result<Cut, WireError> {
             1 => How::Pause,
             _ => return Err(WireError::Bad("how")),
         },
+        group: cut
+            .group
+            .iter()
+            .map(|name| name.parse().map_err(|_| WireError::Bad("volume of a group")))
+            .collect::<Result<_, _>>()?,
     })
 }
 

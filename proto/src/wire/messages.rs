@@ -131,6 +131,9 @@ pub struct Cut {
     /// 0 optimistic, 1 pause.
     #[prost(uint32, tag = "7")]
     pub how: u32,
+    /// The names of the volumes cut at the same instant, if there are several.
+    #[prost(string, repeated, tag = "8")]
+    pub group: Vec<String>,
 }
 
 /// What the sidecar knows between commits; never more often than a few times a second.

@@ -176,6 +176,7 @@ impl Sidecar {
             conditions: Vec::new(),
             rounds: 1,
             how: tidelock_proto::point::How::Optimistic,
+            group: Vec::new(),
             digest,
         };
         let (id, cut) = (wire::point_id_to_wire(id), wire::cut_to_wire(&cut));

@@ -346,6 +346,7 @@ pub(crate) fn commit(id: PointId, digest: TreeDigest) -> ToReceiverKind {
         conditions: Vec::new(),
         rounds: 1,
         how: tidelock_proto::point::How::Optimistic,
+        group: Vec::new(),
         digest,
     };
     let (id, cut) = (wire::point_id_to_wire(id), wire::cut_to_wire(&cut));

@@ -13,3 +13,5 @@ pub(crate) const NOT_CONVERGING: &str = "not-converging";
 pub(crate) const ROOT_EMPTY: &str = "root-empty";
 /// The volume is no longer at its path.
 pub(crate) const ROOT_GONE: &str = "root-gone";
+/// Another volume of the group cannot be cut, so this one is not either.
+pub(crate) const GROUP_WAITS: &str = "group-waits";

@@ -1,38 +1,42 @@
-//! The loop of one volume: drain, capture, commit, wait. The only thread that touches the volume.
+//! The loop of a group of volumes: drain, capture, commit, wait. The only thread that touches them.
+//!
+//! All volumes of a sidecar are one group, cut at one instant under one number; the argument is at the top of
+//! [`super`]. A volume in which nothing changed gets a commit, too: it costs a record of some two hundred bytes within the
+//! same fsync, and buys that a point of the group is the same number everywhere, found without a search.
+//!
+//! A point of the group is durable when every volume's session has acknowledged it. So where one volume cannot take part
+//! (its session was never open, its window is full, its directory is gone) the others wait, and say so in a condition: what they
+//! would commit meanwhile could only be opened together with an older state of that volume, which is the broken pair that
+//! groups are there to prevent. Their events are drained and gathered as dirty ranges, so what waits is bounded and nothing
+//! is read twice. The same holds while a volume is compared as a whole: the others are captured once, and then wait
+//! for it rather than send the same pages again and again.
+//!
+//! After a restart, or when one session had to begin again from the receiver's tree, the volumes' newest points may differ. The next number
+//! is above all of them; a volume that missed some leaves them out.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tidelock_proto::{
-    Epoch, FileId, PointId, Seq, Tree,
-    point::{Cut, How},
-    wire::messages::Heartbeat,
-};
+use tidelock_proto::{Epoch, PointId, VolumeName, point::How};
 
 use super::{
     CutError, conditions,
     engine::Engine,
+    member::{Common, Member, nanos},
     pace::{self, Pace},
 };
 use crate::limits::{
-    DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, ROOT_CHECK_EVERY, ROUNDS_AT_FULL_SPEED,
-    ROUNDS_BEFORE_CONDITION, SEARCH_SHARE, UNREADABLE_RETRY_EVERY,
+    DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, ROUNDS_AT_FULL_SPEED, ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
 };
-use crate::{
-    capture::Volume,
-    pack::Packer,
-    ship::{AgreedTree, Outbox, ShipEvent},
-    status::{Activity, Status},
-    watch::Watcher,
-};
+use crate::watch;
 
-/// How a volume is cut.
+/// How a group is cut.
 #[derive(Debug, Clone)]
 pub(crate) struct CutterConfig {
     pub(crate) epoch: Epoch,
@@ -52,235 +56,234 @@ pub(crate) enum Ended {
         /// Everything written before is durable on the receiver.
         complete: bool,
     },
-    /// A newer epoch exists.
-    Fenced(Epoch),
-    /// Another sidecar writes this volume now.
-    Superseded,
+    /// A newer epoch of a volume exists. The others stop with it: half a pod is not protected.
+    Fenced { volume: VolumeName, epoch: Epoch },
+    /// Another sidecar writes a volume now.
+    Superseded(VolumeName),
     /// The receiver refuses this sidecar.
-    Denied(String),
+    Denied { volume: VolumeName, reason: String },
     /// The sources or the volume failed.
-    Failed(CutError),
+    Failed { volume: VolumeName, source: CutError },
 }
 
 /// The loop's state.
 pub(crate) struct Cutter {
-    engine: Engine,
+    members: Vec<Member>,
+    /// Their names, if there are several.
+    group: Vec<VolumeName>,
     config: CutterConfig,
     stop: Arc<AtomicBool>,
-    /// Both sides agree on a tree.
-    agreed: bool,
-    last: Option<PointId>,
     rounds: u32,
     pace: Pace,
     /// Since when there is something to cut.
     busy_since: Option<Instant>,
     stop_by: Option<Instant>,
-    /// The final cut is on its way.
+    /// The final cut is taken; nothing is cut after it unless a session has to begin again.
+    final_cut: bool,
+    /// The final cut is durable in every volume, and the sessions were told to end.
     finishing: bool,
-    heartbeat_at: Instant,
-    root_check_at: Instant,
-    retry_at: Instant,
-    halted: bool,
-    /// The root had entries at the last commit.
-    root_had_entries: bool,
 }
 
 impl Cutter {
+    /// A cutter of these volumes, in this order.
     pub(crate) fn new(
-        volume: Volume,
-        watcher: Watcher,
-        packer: Packer,
-        outbox: Outbox,
-        status: Arc<Status>,
+        volumes: Vec<(VolumeName, Engine)>,
         config: CutterConfig,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let now = Instant::now();
+        let members: Vec<Member> =
+            volumes.into_iter().map(|(name, engine)| Member::new(name, engine)).collect();
+        let group = match members.len() {
+            1 => Vec::new(),
+            _ => members.iter().map(|member| member.name.clone()).collect(),
+        };
         Self {
-            engine: Engine::new(volume, watcher, packer, outbox, status),
+            members,
+            group,
             config,
             stop,
-            agreed: false,
-            last: None,
             rounds: 0,
-            pace: Pace::new(now, pace::process_time()),
+            pace: Pace::new(Instant::now(), pace::process_time()),
             busy_since: None,
             stop_by: None,
+            final_cut: false,
             finishing: false,
-            heartbeat_at: now,
-            root_check_at: now,
-            retry_at: now,
-            halted: false,
-            root_had_entries: false,
         }
     }
 
     /// Cuts until told to stop, or until there is no sense in going on.
     pub(crate) fn run(mut self) -> Ended {
         loop {
-            match self.turn() {
-                Ok(None) => {}
-                Ok(Some(ended)) => return ended,
-                Err(CutError::Tree(error)) => {
-                    tracing::error!(%error, "captured state makes no tree; starting over");
-                    self.agreed = false;
-                    self.engine.outbox.abandon();
-                }
-                Err(error) => return Ended::Failed(error),
+            if let Err(ended) = self.turn() {
+                return ended;
             }
         }
     }
 
-    /// One turn of the loop: what the session says, then a drain, then one step towards a cut, or a wait.
-    fn turn(&mut self) -> Result<Option<Ended>, CutError> {
-        if let Some(ended) = self.hear()? {
-            return Ok(Some(ended));
+    /// One turn of the loop: what the sessions say, then a drain of all sources, then one step towards a cut, or a wait.
+    fn turn(&mut self) -> Result<(), Ended> {
+        self.members.iter_mut().try_for_each(Member::hear)?;
+        if self.stop.load(Ordering::Relaxed) && self.ending()? {
+            return Ok(());
         }
-        if self.stop.load(Ordering::Relaxed) {
-            let by = *self.stop_by.get_or_insert_with(|| Instant::now() + self.config.final_cut_within);
-            if Instant::now() >= by || self.halted {
-                return Ok(Some(Ended::Stopped { complete: false }));
-            }
-            if self.finishing {
-                self.wait_for_session(by.saturating_duration_since(Instant::now()));
-                return Ok(None);
-            }
-        }
-        self.upkeep()?;
-        if !self.agreed || self.halted {
-            self.engine.drain()?;
-            self.engine.watcher.wait(HEARTBEAT_EVERY, self.engine.outbox.waker())?;
-            return Ok(None);
-        }
+        self.members.iter_mut().for_each(Member::upkeep);
         let started = SystemTime::now();
         let began = Instant::now();
-        self.engine.drain()?;
-        if !self.engine.dirty.is_empty() {
-            return self.approach(began);
+        self.members.iter_mut().try_for_each(Member::drain)?;
+        let ready = self.members.iter().all(Member::is_ready);
+        self.tell_who_waits(ready);
+        if self.to_capture().next().is_some() {
+            self.approach(began)
+        } else if ready {
+            self.converged(started)?;
+            self.rest()
+        } else {
+            self.heartbeat();
+            self.wait_for_events(HEARTBEAT_EVERY).map(drop)
         }
-        self.converged(started)?;
-        if self.stop.load(Ordering::Relaxed) {
-            self.engine.outbox.finish();
+    }
+
+    /// The way to the end: the final cut, its acknowledgement by every session, and the goodbye. Returns whether this turn is
+    /// over. Nobody is told to finish before the final cut is durable everywhere, so that until then a session that has
+    /// to begin again finds the others able to be cut with it.
+    fn ending(&mut self) -> Result<bool, Ended> {
+        let now = Instant::now();
+        let by = *self.stop_by.get_or_insert_with(|| now + self.config.final_cut_within);
+        if self.finishing && self.members.iter().all(Member::is_finished) {
+            return Err(Ended::Stopped { complete: true });
+        }
+        if now >= by || self.members.iter().any(Member::is_halted) {
+            return Err(Ended::Stopped { complete: false });
+        }
+        self.final_cut &= self.members.iter().all(|member| member.is_caught_up());
+        if !self.final_cut {
+            return Ok(false);
+        }
+        if !self.finishing && self.members.iter().all(Member::is_durable) {
+            self.members.iter().for_each(|member| member.engine.outbox.finish());
             self.finishing = true;
-            return Ok(None);
         }
-        self.rest()?;
-        Ok(None)
+        self.wait_for_sessions(by.saturating_duration_since(now).min(HEARTBEAT_EVERY));
+        Ok(true)
+    }
+
+    /// The volumes to capture from now: all that have something dirty, once all have been captured as a whole; before that
+    /// those that have not.
+    fn to_capture(&self) -> impl Iterator<Item = usize> {
+        let together = self.members.iter().all(|member| member.is_ready() && member.is_caught_up());
+        let wanted = move |member: &&Member| {
+            member.is_ready() && member.is_dirty() && (together || !member.is_caught_up())
+        };
+        self.members.iter().enumerate().filter(move |(_, member)| wanted(member)).map(|(index, _)| index)
     }
 
     /// There is something dirty: capture part of it, unless too much waits to be acknowledged.
-    fn approach(&mut self, began: Instant) -> Result<Option<Ended>, CutError> {
+    fn approach(&mut self, began: Instant) -> Result<(), Ended> {
         self.busy_since.get_or_insert(began);
-        if self.engine.outbox.window_full() {
-            self.heartbeat(None);
+        let full = self.members.iter().filter(|member| member.engine.outbox.window_full()).count();
+        if full > 0 {
+            self.heartbeat();
             // Events queue for a moment; the session wakes this thread when the window opens.
-            self.wait_for_session(DRAIN_WHEN_BLOCKED_EVERY);
-            return Ok(None);
+            self.wait_for_sessions(DRAIN_WHEN_BLOCKED_EVERY);
+            return Ok(());
         }
         self.rounds += 1;
-        if self.rounds == ROUNDS_BEFORE_CONDITION && self.last.is_some() {
-            let (waiting, first) = self.engine.dirty.describe();
-            let path = first.and_then(|id| self.engine.stage.tree().path(id)).unwrap_or_default();
-            let path = String::from_utf8_lossy(&path[..path.len().min(200)]);
-            let reason = format!("no quiet instant in {} rounds: {waiting}, first {path:?}", self.rounds);
-            self.engine.status.set_condition(conditions::NOT_CONVERGING, reason);
-        }
+        let seeded = self.members.iter().all(|member| member.last().is_some());
         let stepped = Instant::now();
-        self.engine.step()?;
-        self.heartbeat(None);
-        if self.rounds > ROUNDS_AT_FULL_SPEED && self.last.is_some() {
+        for index in self.to_capture().collect::<Vec<_>>() {
+            let member = &mut self.members[index];
+            if self.rounds == ROUNDS_BEFORE_CONDITION && seeded {
+                member.note_not_converging(self.rounds);
+            }
+            member.step()?;
+        }
+        self.heartbeat();
+        if self.rounds > ROUNDS_AT_FULL_SPEED && seeded {
             // No quiet instant is near; looking for one must not cost the application its processor.
             let worked = stepped.elapsed();
-            self.wait_for_session(worked.div_f64(SEARCH_SHARE) - worked);
+            self.wait_for_sessions(worked.div_f64(SEARCH_SHARE) - worked);
         }
-        Ok(None)
+        Ok(())
     }
 
-    /// A drain that began at `started` found nothing, and nothing is left: that instant is captured.
-    fn converged(&mut self, started: SystemTime) -> Result<(), CutError> {
+    /// A drain that began at `started` found nothing in any volume, and nothing is left: that instant is captured.
+    fn converged(&mut self, started: SystemTime) -> Result<(), Ended> {
+        self.final_cut |= self.stop.load(Ordering::Relaxed);
         let time_ns = nanos(started);
         let took = self.busy_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         let rounds = std::mem::take(&mut self.rounds);
-        self.engine.status.clear_condition(conditions::NOT_CONVERGING);
-        if !self.engine.stage.is_empty() {
-            if self.root_turned_empty() {
+        for member in &self.members {
+            member.engine.status.clear_condition(conditions::NOT_CONVERGING);
+        }
+        if self.members.iter().any(Member::has_staged) {
+            let mut emptied = false;
+            for member in &mut self.members {
+                emptied |= member.root_turned_empty();
+            }
+            if emptied {
                 return Ok(());
             }
             self.commit(time_ns, rounds, took)?;
         }
-        self.engine.end_scan();
-        self.engine.status.clear_condition(conditions::UNVERIFIED);
-        self.engine.status.set_activity(Activity::Replicating);
-        self.engine.status.on_clean(time_ns);
-        self.heartbeat(Some(time_ns));
+        for member in self.members.iter_mut().filter(|member| member.is_ready()) {
+            member.on_converged(time_ns);
+        }
         Ok(())
     }
 
-    fn commit(&mut self, time_ns: u64, rounds: u32, took: Duration) -> Result<(), CutError> {
-        let engine = &mut self.engine;
-        for gone in engine.stage.seal()? {
-            engine.dirty.forget(gone);
-            engine.nameless.remove(&gone);
-            engine.unreadable_later.remove(&gone);
-            engine.unwatched.remove(&gone);
-            engine.unsettled.remove(&gone);
-            engine.watcher.forget_directory(gone);
-        }
-        let seq = match self.last {
-            Some(last) if last.epoch == self.config.epoch => last.seq.next(),
-            _ => Seq(1),
-        };
-        let id = PointId::new(self.config.epoch, seq);
-        let cut = Cut {
-            time_ns,
-            consistency: engine.consistency(),
-            tracker: engine.watcher.tracker().as_str().to_owned(),
-            conditions: engine.status.conditions(),
-            rounds,
-            how: How::Optimistic,
-            digest: engine.stage.tree().digest(),
-        };
-        engine.hand_over(true);
-        engine.status.counters.cuts.add(1);
-        engine.status.counters.rounds.add(rounds.into());
-        engine.status.histograms.observe_cut(took);
-        engine.status.on_committed(id, time_ns);
-        engine.outbox.commit(id, cut);
-        self.last = Some(id);
-        Ok(())
+    /// Every volume gets a commit of the same number, above all that any of them has.
+    fn commit(&mut self, time_ns: u64, rounds: u32, took: Duration) -> Result<(), Ended> {
+        let epoch = self.config.epoch;
+        let newest = self.members.iter().map(|member| member.last_seq(epoch)).max().unwrap_or_default();
+        let id = PointId::new(epoch, newest.next());
+        let common = Common { id, time_ns, rounds, took, how: How::Optimistic, group: &self.group };
+        self.members.iter_mut().try_for_each(|member| member.commit(&common))
     }
 
-    /// A volume that lost everything in its root at once was more likely unmounted or wiped than used: that is not
-    /// replicated as a mass deletion. It goes on by itself when something is there again.
-    fn root_turned_empty(&mut self) -> bool {
-        let root = |tree: &Tree| tree.entries(FileId::ROOT).map_or(0, |entries| entries.len());
-        let now_empty = root(self.engine.stage.tree()) == 0;
-        let emptied = now_empty && self.last.is_some() && self.root_had_entries;
-        if emptied {
-            self.engine.status.set_condition(
-                conditions::ROOT_EMPTY,
-                "every entry of the volume's root is gone; not replicated until there are entries again",
-            );
-        } else {
-            self.engine.status.clear_condition(conditions::ROOT_EMPTY);
-            self.root_had_entries = !now_empty;
+    /// Volumes that could be cut, but for another one, say so.
+    fn tell_who_waits(&self, ready: bool) {
+        let away = self.members.iter().find(|member| !member.is_ready());
+        for member in &self.members {
+            let status = &member.engine.status;
+            match away {
+                Some(away) if member.is_ready() && !ready => {
+                    let reason = format!("cut together with {}, which is not ready", away.name);
+                    status.set_condition(conditions::GROUP_WAITS, reason);
+                }
+                _ => status.clear_condition(conditions::GROUP_WAITS),
+            }
         }
-        emptied
     }
 
-    /// Waits until the session has something to say.
-    fn wait_for_session(&self, timeout: Duration) {
-        let mut waker = [PollFd::from_borrowed_fd(self.engine.outbox.waker(), PollFlags::IN)];
+    fn heartbeat(&mut self) {
+        self.members.iter_mut().for_each(|member| member.heartbeat(None));
+    }
+
+    /// Waits until a session has something to say.
+    fn wait_for_sessions(&self, timeout: Duration) {
+        let wakers = self.members.iter().map(|member| member.engine.outbox.waker());
+        let mut wakers: Vec<_> = wakers.map(|waker| PollFd::from_borrowed_fd(waker, PollFlags::IN)).collect();
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         // Interrupted or not, the loop looks again.
-        let _ = poll(&mut waker, Some(&timeout));
+        let _ = poll(&mut wakers, Some(&timeout));
+    }
+
+    /// Waits for an event of any volume, or a session; returns whether there is an event.
+    fn wait_for_events(&self, timeout: Duration) -> Result<bool, Ended> {
+        let watchers = self.members.iter().map(|member| &member.engine.watcher).collect::<Vec<_>>();
+        let wakers = self.members.iter().map(|member| member.engine.outbox.waker()).collect::<Vec<_>>();
+        watch::wait_any(&watchers, &wakers, timeout).map_err(|error| {
+            let volume = self.members[0].name.clone();
+            Ended::Failed { volume, source: error.into() }
+        })
     }
 
     /// Waits for the next event, then until the next cut may begin.
-    fn rest(&mut self) -> Result<(), CutError> {
-        let until_heartbeat = self.heartbeat_at.saturating_duration_since(Instant::now());
-        let waker = self.engine.outbox.waker();
-        if self.engine.watcher.wait(until_heartbeat.min(HEARTBEAT_EVERY), waker)? {
+    fn rest(&mut self) -> Result<(), Ended> {
+        let now = Instant::now();
+        let heartbeat_at = self.members.iter().map(Member::heartbeat_at).min().unwrap_or(now);
+        let until_heartbeat = heartbeat_at.saturating_duration_since(now);
+        if self.wait_for_events(until_heartbeat.min(HEARTBEAT_EVERY))? {
             let used = pace::process_time();
             let next = self.pace.next(used, self.config.interval, self.config.cpu_share);
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -288,101 +291,4 @@ impl Cutter {
         }
         Ok(())
     }
-
-    fn heartbeat(&mut self, clean_at_ns: Option<u64>) {
-        if Instant::now() < self.heartbeat_at {
-            return;
-        }
-        self.heartbeat_at = Instant::now() + HEARTBEAT_EVERY;
-        let engine = &self.engine;
-        let size = |id| engine.stage.get(id).and_then(|inode| inode.extents()).map_or(0, |file| file.size());
-        let behind_bytes = engine.dirty.bytes(size);
-        engine.status.set_behind_bytes(behind_bytes);
-        engine.outbox.heartbeat(Heartbeat {
-            now_ns: nanos(SystemTime::now()),
-            clean_at_ns: clean_at_ns.unwrap_or(0),
-            behind_bytes,
-            state: engine.status.state().as_str().to_owned(),
-            conditions: engine.status.conditions(),
-            tracker: engine.watcher.tracker().as_str().to_owned(),
-        });
-    }
-
-    /// What happens now and then, whatever the loop is doing.
-    fn upkeep(&mut self) -> Result<(), CutError> {
-        let now = Instant::now();
-        if now >= self.root_check_at {
-            self.root_check_at = now + ROOT_CHECK_EVERY;
-            self.check_root();
-        }
-        if now >= self.retry_at && self.agreed {
-            self.retry_at = now + UNREADABLE_RETRY_EVERY;
-            self.engine.retry_unreadable();
-            self.engine.settle();
-        }
-        Ok(())
-    }
-
-    fn check_root(&mut self) {
-        let gone = std::mem::take(&mut self.engine.root_gone);
-        let in_place = self.engine.volume.in_place();
-        if !in_place && !self.halted {
-            let path = self.engine.volume.path().display().to_string();
-            tracing::error!(path, "the volume is no longer at its path; replication halted");
-            let reason = format!("{path} is no longer the directory that was protected: mount it again");
-            self.engine.status.set_condition(conditions::ROOT_GONE, reason);
-            self.engine.status.set_activity(Activity::Halted);
-            self.halted = true;
-        } else if in_place && (self.halted || gone) {
-            if self.halted {
-                tracing::info!("the volume is back; comparing it");
-            }
-            self.halted = false;
-            self.engine.status.clear_condition(conditions::ROOT_GONE);
-            self.engine.scan();
-        }
-    }
-
-    /// Takes what the session has to say.
-    fn hear(&mut self) -> Result<Option<Ended>, CutError> {
-        for event in self.engine.outbox.events() {
-            match event {
-                ShipEvent::Agreed { last, tree } => self.agree(last, tree)?,
-                ShipEvent::Acked { .. } | ShipEvent::Disconnected { .. } | ShipEvent::WindowOpen => {}
-                ShipEvent::Finished => return Ok(Some(Ended::Stopped { complete: true })),
-                ShipEvent::Fenced { epoch } => return Ok(Some(Ended::Fenced(epoch))),
-                ShipEvent::Superseded => return Ok(Some(Ended::Superseded)),
-                ShipEvent::Denied { reason } => return Ok(Some(Ended::Denied(reason))),
-            }
-        }
-        Ok(None)
-    }
-
-    fn agree(&mut self, last: Option<PointId>, tree: AgreedTree) -> Result<(), CutError> {
-        let tree = match tree {
-            // A resumed session needs what it was promised: the tree as it is here.
-            AgreedTree::Resumed => return Ok(()),
-            AgreedTree::Manifest(tree) => tree,
-            AgreedTree::Empty => Tree::new(),
-        };
-        let seeding = last.is_none();
-        tracing::info!(
-            ?last,
-            inodes = tree.totals().inodes,
-            "agreed on a tree; comparing the volume with it"
-        );
-        self.engine.status.set_activity(if seeding { Activity::Seeding } else { Activity::Scanning });
-        self.root_had_entries = tree.entries(FileId::ROOT).is_some_and(|root| !root.is_empty());
-        self.engine.status.on_agreed(last);
-        self.last = last;
-        self.agreed = true;
-        self.finishing = false;
-        self.rounds = 0;
-        self.engine.start_from(tree)
-    }
-}
-
-fn nanos(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -72,7 +72,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(
+    pub(crate) fn new(
         volume: Volume,
         watcher: Watcher,
         packer: Packer,

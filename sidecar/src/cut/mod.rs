@@ -40,6 +40,26 @@
 //! 8. *Causality between programs.* If one program saw a change complete and then made its own, and the second is in the cut,
 //!    so is the first: it returned earlier, hence before `started` or in the same drain.
 //!
+//! # Why it is one instant of all volumes of a group
+//!
+//! All volumes of a sidecar are cut together ([`cutter`]): a round drains the sources of all of them, captures what is dirty in
+//! any, and they are committed, under one number, only after a drain over all of them that found nothing in any. `started` is the
+//! moment before that drain takes from its first source.
+//!
+//! 1. *Each volume is captured at `started`.* For each the drain of its sources began after `started`, and after the last
+//!    read of it, which was in an earlier round; so the argument above holds for it with the same `started`. That the sources
+//!    are drained one after the other does no harm: what a later one announces besides, because it changed after `started`,
+//!    makes its volume dirty and the round is not the last.
+//! 2. *Nothing later is in it.* Every read was done before the last drain began, so of a change that began after
+//!    `started` nothing is in any volume.
+//! 3. *Causality across volumes.* If a program saw a change of one volume complete and then made one in another (a log record, then the
+//!    page it describes), and the second is in the cut or part of it is, then it began before `started` by 2, so the
+//!    first had returned before `started`, and is in the cut by 1.
+//!
+//! 2 is what cutters of their own could not give: each would be right for an instant, and the instants would differ.
+//! The commits are given to one session for each volume and become durable one by one. So a number is a point of the
+//! group only where every volume has it; the names of the volumes are in each commit for whoever looks ([`tidelock_proto::point::Cut`]).
+//!
 //! What is not claimed: with the `inotify` tracker, stores through a mapping are announced only when the file is closed
 //! (`IN_CLOSE_WRITE`), because the kernel has no inotify event for them; and a change made through a name that was
 //! linked, used and removed again between two drains is announced by that name alone. The point records its tracker.
@@ -50,6 +70,7 @@ mod cutter;
 pub(crate) mod dirty;
 mod engine;
 mod files;
+mod member;
 mod names;
 mod pace;
 mod ranges;
@@ -61,6 +82,7 @@ use thiserror::Error;
 use tidelock_proto::tree::TreeError;
 
 pub(crate) use cutter::{Cutter, CutterConfig, Ended};
+pub(crate) use engine::Engine;
 
 use crate::{capture::CaptureError, watch::WatchError};
 

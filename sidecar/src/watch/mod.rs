@@ -22,7 +22,7 @@ pub use event::{Event, LostReason, TO_END};
 pub use inotify::InotifySource;
 pub use limits::{RING_MIN_BYTES, WatchLimits};
 pub use ranges::RangeSource;
-pub use watcher::{Tracker, TrackerChoice, Watcher};
+pub use watcher::{Tracker, TrackerChoice, Watcher, wait_any};
 
 /// Something that queues events.
 pub trait Source: Send {

@@ -114,18 +114,29 @@ impl Watcher {
 
     /// Blocks until an event is queued, `waker` is readable, or `timeout` passes. Returns whether an event is queued.
     pub fn wait(&mut self, timeout: Duration, waker: BorrowedFd<'_>) -> Result<bool, WatchError> {
-        // A ring tells of each wakeup only once, and most of its events cause none.
-        if self.ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
-            return Ok(true);
-        }
-        let mut polled: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(waker, PollFlags::IN)];
-        polled
-            .extend(self.names.pollable().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(_) => Ok(polled[1..].iter().any(|fd| !fd.revents().is_empty())),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(WatchError::Io { operation: "poll", source: error.into() }),
-        }
+        wait_any(&[self], &[waker], timeout)
+    }
+}
+
+/// Blocks until an event is queued in any of these, one of `wakers` is readable, or `timeout` passes. Returns whether an
+/// event is queued.
+pub fn wait_any(
+    watchers: &[&Watcher],
+    wakers: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> Result<bool, WatchError> {
+    // A ring tells of each wakeup only once, and most of its events cause none.
+    let queued = |watcher: &&Watcher| watcher.ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
+    if watchers.iter().any(queued) {
+        return Ok(true);
+    }
+    let names = watchers.iter().flat_map(|watcher| watcher.names.pollable());
+    let mut polled: Vec<PollFd<'_>> =
+        wakers.iter().copied().chain(names).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+    match poll(&mut polled, Some(&timeout)) {
+        Ok(_) => Ok(polled[wakers.len()..].iter().any(|fd| !fd.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(WatchError::Io { operation: "poll", source: error.into() }),
     }
 }

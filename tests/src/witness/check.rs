@@ -111,7 +111,7 @@ mod tests {
     fn the_writer_is_read_back_and_a_copy_under_way_is_found() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (root, log) = (dir.path().join("volume"), dir.path().join("log"));
-        let mut writer = Writer::create(&root, &log).expect("writable");
+        let mut writer = Writer::create(&[&root], &log).expect("writable");
         for value in 1..=2200 {
             writer.bump(Duration::ZERO).expect("writable");
             if value % 200 == 0 {

@@ -11,7 +11,7 @@ mod read;
 mod tree;
 mod write;
 
-pub use read::{Directory, Source, counters};
+pub use read::{Directory, Source, counters, counters_in};
 pub use tree::InTree;
 pub use write::{Done, Writer, read_log};
 

@@ -31,8 +31,14 @@ impl Source for Directory<'_> {
 
 /// Reads all counters; an error says what is not as the writer can have left it.
 pub fn counters(source: &dyn Source) -> Result<Counters, String> {
+    counters_in(&[source])
+}
+
+/// The same where several volumes take turns along the chain.
+pub fn counters_in(sources: &[&dyn Source]) -> Result<Counters, String> {
     let mut values = [0; LENGTH];
     for (place, value) in values.iter_mut().enumerate() {
+        let source = sources[place % sources.len()];
         let dir = directory(place);
         let read = if way(place) == Way::Append {
             last_record(source, &dir)

@@ -31,9 +31,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Makes the counters beneath `root`, all 0, and the log of what was done at `log`, outside of it.
-    pub fn create(root: &Path, log: &Path) -> io::Result<Self> {
-        let counters = (0..LENGTH).map(|place| Counter::create(&root.join(directory(place)), way(place)));
+    /// Makes the counters beneath `roots`, which take turns along the chain, all 0, and the log of what was done at `log`,
+    /// outside of them.
+    pub fn create(roots: &[&Path], log: &Path) -> io::Result<Self> {
+        let root = |place: usize| roots[place % roots.len()];
+        let counters =
+            (0..LENGTH).map(|place| Counter::create(&root(place).join(directory(place)), way(place)));
         let counters = counters.collect::<io::Result<_>>()?;
         Ok(Self { counters, log: File::create(log)?, value: 0 })
     }

@@ -4,6 +4,7 @@ mod configuration;
 mod cost;
 mod durability;
 mod fencing;
+mod groups;
 mod harness;
 mod identity;
 mod model;

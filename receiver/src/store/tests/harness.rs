@@ -116,6 +116,7 @@ impl Source {
             conditions: Vec::new(),
             rounds: 1,
             how: tidelock_proto::point::How::Optimistic,
+            group: Vec::new(),
             digest: self.tree.digest(),
         };
         let point = Point { id, parent: self.last, cut, received_ns: id.seq.0, tags: Vec::new() };

@@ -381,6 +381,7 @@ pub(super) fn cut(digest: TreeDigest) -> Cut {
         conditions: Vec::new(),
         rounds: 1,
         how: tidelock_proto::point::How::Optimistic,
+        group: Vec::new(),
         digest,
     }
 }

@@ -1,0 +1,323 @@
+//! One volume of the group that is cut together: its capture, its session, and where they stand.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tidelock_proto::{
+    Epoch, FileId, PointId, Seq, Tree, VolumeName,
+    point::{Cut, How},
+    wire::messages::Heartbeat,
+};
+
+use super::{CutError, Ended, conditions, engine::Engine};
+use crate::{
+    limits::{HEARTBEAT_EVERY, ROOT_CHECK_EVERY, UNREADABLE_RETRY_EVERY},
+    ship::{AgreedTree, ShipEvent},
+    status::Activity,
+};
+
+/// A volume of the group.
+pub(super) struct Member {
+    pub(super) name: VolumeName,
+    pub(super) engine: Engine,
+    /// Both sides agree on a tree.
+    agreed: bool,
+    /// The root is not in its place.
+    halted: bool,
+    /// The tree has been equal to the volume since the last comparison of all of it began.
+    caught_up: bool,
+    was_scanning: bool,
+    /// The last commit, or the point that the agreed tree is of.
+    last: Option<PointId>,
+    /// The newest durable point of the agreed tree.
+    durable: Option<PointId>,
+    /// The session said that everything is durable, and is over.
+    finished: bool,
+    /// The root had entries at the last commit.
+    root_had_entries: bool,
+    heartbeat_at: Instant,
+    root_check_at: Instant,
+    retry_at: Instant,
+}
+
+/// What all commits of one cut have in common.
+pub(super) struct Common<'a> {
+    pub(super) id: PointId,
+    pub(super) time_ns: u64,
+    pub(super) rounds: u32,
+    pub(super) took: Duration,
+    pub(super) how: How,
+    /// The volumes that are cut together; empty if there is only one.
+    pub(super) group: &'a [VolumeName],
+}
+
+impl Member {
+    pub(super) fn new(name: VolumeName, engine: Engine) -> Self {
+        let now = Instant::now();
+        Self {
+            name,
+            engine,
+            agreed: false,
+            halted: false,
+            caught_up: false,
+            was_scanning: false,
+            last: None,
+            durable: None,
+            finished: false,
+            root_had_entries: false,
+            heartbeat_at: now,
+            root_check_at: now,
+            retry_at: now,
+        }
+    }
+
+    /// Whether it can be part of a cut.
+    pub(super) fn is_ready(&self) -> bool {
+        self.agreed && !self.halted
+    }
+
+    pub(super) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.caught_up
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Something that was announced is not captured.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.engine.dirty.is_empty()
+    }
+
+    /// Something is captured that no commit covers.
+    pub(super) fn has_staged(&self) -> bool {
+        !self.engine.stage.is_empty()
+    }
+
+    pub(super) fn last(&self) -> Option<PointId> {
+        self.last
+    }
+
+    /// Every commit is durable.
+    pub(super) fn is_durable(&self) -> bool {
+        self.agreed && self.durable == self.last
+    }
+
+    /// The number of the newest commit in this epoch.
+    pub(super) fn last_seq(&self, epoch: Epoch) -> Seq {
+        self.last.filter(|last| last.epoch == epoch).map_or(Seq(0), |last| last.seq)
+    }
+
+    /// Takes what the session has to say.
+    pub(super) fn hear(&mut self) -> Result<(), Ended> {
+        for event in self.engine.outbox.events() {
+            let volume = self.name.clone();
+            match event {
+                ShipEvent::Agreed { last, tree } => self.agree(last, tree)?,
+                ShipEvent::Acked { point } => self.durable = self.durable.max(Some(point)),
+                ShipEvent::Disconnected { .. } | ShipEvent::WindowOpen => {}
+                ShipEvent::Finished => self.finished = true,
+                ShipEvent::Fenced { epoch } => return Err(Ended::Fenced { volume, epoch }),
+                ShipEvent::Superseded => return Err(Ended::Superseded(volume)),
+                ShipEvent::Denied { reason } => return Err(Ended::Denied { volume, reason }),
+            }
+        }
+        Ok(())
+    }
+
+    fn agree(&mut self, last: Option<PointId>, tree: AgreedTree) -> Result<(), Ended> {
+        let tree = match tree {
+            // A resumed session needs what it was promised: the tree as it is here.
+            AgreedTree::Resumed => {
+                self.durable = self.durable.max(last);
+                return Ok(());
+            }
+            AgreedTree::Manifest(tree) => tree,
+            AgreedTree::Empty => Tree::new(),
+        };
+        let seeding = last.is_none();
+        let inodes = tree.totals().inodes;
+        tracing::info!(volume = %self.name, ?last, inodes, "agreed on a tree; comparing the volume with it");
+        self.engine.status.set_activity(if seeding { Activity::Seeding } else { Activity::Scanning });
+        self.root_had_entries = tree.entries(FileId::ROOT).is_some_and(|root| !root.is_empty());
+        self.engine.status.on_agreed(last);
+        (self.last, self.durable) = (last, last);
+        self.agreed = true;
+        let started = self.engine.start_from(tree);
+        self.tolerate(started)?;
+        self.note_progress();
+        Ok(())
+    }
+
+    /// What happens now and then, whatever the loop is doing.
+    pub(super) fn upkeep(&mut self) {
+        let now = Instant::now();
+        if now >= self.root_check_at {
+            self.root_check_at = now + ROOT_CHECK_EVERY;
+            self.check_root();
+        }
+        if now >= self.retry_at && self.agreed {
+            self.retry_at = now + UNREADABLE_RETRY_EVERY;
+            self.engine.retry_unreadable();
+            self.engine.settle();
+        }
+    }
+
+    fn check_root(&mut self) {
+        let gone = std::mem::take(&mut self.engine.root_gone);
+        let in_place = self.engine.volume.in_place();
+        if !in_place && !self.halted {
+            let path = self.engine.volume.path().display().to_string();
+            tracing::error!(path, "the volume is no longer at its path; replication halted");
+            let reason = format!("{path} is no longer the directory that was protected: mount it again");
+            self.engine.status.set_condition(conditions::ROOT_GONE, reason);
+            self.engine.status.set_activity(Activity::Halted);
+            self.halted = true;
+        } else if in_place && (self.halted || gone) {
+            if self.halted {
+                tracing::info!(volume = %self.name, "the volume is back; comparing it");
+            }
+            self.halted = false;
+            self.engine.status.clear_condition(conditions::ROOT_GONE);
+            self.engine.scan();
+        }
+    }
+
+    /// Takes every event that is queued.
+    pub(super) fn drain(&mut self) -> Result<(), Ended> {
+        let drained = self.engine.drain();
+        self.tolerate(drained)?;
+        self.note_progress();
+        Ok(())
+    }
+
+    /// A comparison of the whole volume that begins leaves it behind, and the first moment without anything dirty catches up.
+    fn note_progress(&mut self) {
+        let begins = self.engine.scanning && !self.was_scanning;
+        self.was_scanning = self.engine.scanning;
+        self.caught_up = (self.caught_up && !begins) || !self.is_dirty();
+    }
+
+    /// Captures part of what is dirty.
+    pub(super) fn step(&mut self) -> Result<(), Ended> {
+        let stepped = self.engine.step();
+        self.tolerate(stepped)
+    }
+
+    /// Commits what is staged, which may be nothing: the point is then its parent's tree again.
+    pub(super) fn commit(&mut self, common: &Common<'_>) -> Result<(), Ended> {
+        let committed = self.try_commit(common);
+        self.tolerate(committed)
+    }
+
+    fn try_commit(&mut self, common: &Common<'_>) -> Result<(), CutError> {
+        let engine = &mut self.engine;
+        for gone in engine.stage.seal()? {
+            engine.dirty.forget(gone);
+            engine.nameless.remove(&gone);
+            engine.unreadable_later.remove(&gone);
+            engine.unwatched.remove(&gone);
+            engine.unsettled.remove(&gone);
+            engine.watcher.forget_directory(gone);
+        }
+        let cut = Cut {
+            time_ns: common.time_ns,
+            consistency: engine.consistency(),
+            tracker: engine.watcher.tracker().as_str().to_owned(),
+            conditions: engine.status.conditions(),
+            rounds: common.rounds,
+            digest: engine.stage.tree().digest(),
+            how: common.how,
+            group: common.group.to_vec(),
+        };
+        engine.hand_over(true);
+        engine.status.counters.cuts.add(1);
+        engine.status.counters.rounds.add(common.rounds.into());
+        engine.status.histograms.observe_cut(common.took);
+        engine.status.on_committed(common.id, common.time_ns);
+        engine.outbox.commit(common.id, cut);
+        self.last = Some(common.id);
+        Ok(())
+    }
+
+    /// The instant `time_ns` is captured and committed.
+    pub(super) fn on_converged(&mut self, time_ns: u64) {
+        self.engine.end_scan();
+        self.engine.status.clear_condition(conditions::UNVERIFIED);
+        self.engine.status.set_activity(Activity::Replicating);
+        self.engine.status.on_clean(time_ns);
+        self.heartbeat(Some(time_ns));
+    }
+
+    /// A volume that lost everything in its root at once was more likely unmounted or wiped than used: that is not
+    /// replicated as a mass deletion. It goes on by itself when something is there again.
+    pub(super) fn root_turned_empty(&mut self) -> bool {
+        let now_empty = self.engine.stage.tree().entries(FileId::ROOT).is_none_or(|root| root.is_empty());
+        let emptied = now_empty && self.last.is_some() && self.root_had_entries;
+        if emptied {
+            self.engine.status.set_condition(
+                conditions::ROOT_EMPTY,
+                "every entry of the volume's root is gone; not replicated until there are entries again",
+            );
+        } else {
+            self.engine.status.clear_condition(conditions::ROOT_EMPTY);
+            self.root_had_entries = !now_empty;
+        }
+        emptied
+    }
+
+    pub(super) fn note_not_converging(&mut self, rounds: u32) {
+        let (waiting, first) = self.engine.dirty.describe();
+        let path = first.and_then(|id| self.engine.stage.tree().path(id)).unwrap_or_default();
+        let path = String::from_utf8_lossy(&path[..path.len().min(200)]);
+        let reason = format!("no quiet instant in {rounds} rounds: {waiting}, first {path:?}");
+        self.engine.status.set_condition(conditions::NOT_CONVERGING, reason);
+    }
+
+    /// Tells the receiver of itself, not too often.
+    pub(super) fn heartbeat(&mut self, clean_at_ns: Option<u64>) {
+        if Instant::now() < self.heartbeat_at {
+            return;
+        }
+        self.heartbeat_at = Instant::now() + HEARTBEAT_EVERY;
+        let engine = &self.engine;
+        let size = |id| engine.stage.get(id).and_then(|inode| inode.extents()).map_or(0, |file| file.size());
+        let behind_bytes = engine.dirty.bytes(size);
+        engine.status.set_behind_bytes(behind_bytes);
+        engine.outbox.heartbeat(Heartbeat {
+            now_ns: nanos(SystemTime::now()),
+            clean_at_ns: clean_at_ns.unwrap_or(0),
+            behind_bytes,
+            state: engine.status.state().as_str().to_owned(),
+            conditions: engine.status.conditions(),
+            tracker: engine.watcher.tracker().as_str().to_owned(),
+        });
+    }
+
+    /// When the next heartbeat is due.
+    pub(super) fn heartbeat_at(&self) -> Instant {
+        self.heartbeat_at
+    }
+
+    /// What makes no tree is begun again from the receiver's; everything else ends the sidecar.
+    fn tolerate(&mut self, result: Result<(), CutError>) -> Result<(), Ended> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(CutError::Tree(error)) => {
+                tracing::error!(volume = %self.name, %error, "captured state makes no tree; starting over");
+                self.agreed = false;
+                self.engine.outbox.abandon();
+                Ok(())
+            }
+            Err(source) => Err(Ended::Failed { volume: self.name.clone(), source }),
+        }
+    }
+}
+
+pub(super) fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

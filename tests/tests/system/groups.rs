@@ -1,0 +1,150 @@
+//! Groups: several volumes of one sidecar are cut at one instant and share their numbers.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use tidelock_proto::{
+    ChunkId, PointId, Tree, VolumeName,
+    point::{Consistency, Point},
+};
+use tidelock_receiver::store::{Store, StoreOptions};
+use tidelock_tests::{
+    mount::{Format, Mount},
+    needs::{self, Need},
+    process::Process,
+    site::{Receiver, Sidecar, SidecarPlan, Site, VOLUME},
+    wait::{self, SOON},
+    witness::{self, InTree, Source, check},
+};
+
+/// The other volume of the group.
+const WAL: &str = "acme/wal";
+/// Points of the group that are judged.
+const POINTS: usize = 3000;
+
+/// A sidecar of [`VOLUME`] and [`WAL`].
+fn group<'a>(site: &'a Site, receiver: &Receiver, data: &Path, wal: &Path) -> SidecarPlan<'a> {
+    let both = ["--tenant", "acme", "--volume", "data", "--volume", "wal"];
+    let identity = match site.path("both.id") {
+        there if there.exists() => there,
+        _ => site.issue("sidecar", &both, "both.id"),
+    };
+    let wal = format!("{WAL}={}", wal.display());
+    site.sidecar(receiver, data).identity(&identity).arg("--volume").arg(&wal)
+}
+
+/// Both volumes have had a durable point since this was asked.
+fn settle(sidecar: &mut Sidecar) {
+    let ack = sidecar.settle(SOON);
+    wait::until_true("the same point in both volumes", SOON, || {
+        sidecar.acks().iter().filter(|other| other.id == ack.id).count() >= 2
+    });
+}
+
+#[test]
+fn every_point_of_two_volumes_is_one_instant_of_both() {
+    if !needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4"), Need::Program("mkfs.xfs")]) {
+        return;
+    }
+    let site = Site::new();
+    let mounts =
+        [Mount::new(&site.path("data"), Format::Ext4, 512), Mount::new(&site.path("wal"), Format::Xfs, 512)];
+    let roots = mounts.each_ref().map(|mount| mount.path().join("volume"));
+    roots.iter().for_each(|root| std::fs::create_dir(root).expect("new"));
+    let log = site.path("witness.log");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_witness"));
+    program.args(&roots).arg(&log).arg("100");
+    let mut witness = Process::spawn("witness", &mut program, &site.path("witness.out"));
+    wait::until_true("the first value", SOON, || log.metadata().is_ok_and(|meta| meta.len() > 0));
+
+    let mut receiver = site.receiver();
+    let mut sidecar = group(&site, &receiver, &roots[0], &roots[1]).start();
+    wait::until_true("enough points", Duration::from_secs(180), || {
+        sidecar.process.must_run();
+        witness.must_run();
+        sidecar.acks().len() >= 2 * POINTS
+    });
+    witness.kill();
+    settle(&mut sidecar);
+    sidecar.process.stop();
+    receiver.process.stop();
+
+    let readings = readings(&site.store());
+    let across = readings.iter().filter(|reading| reading.counters[0] != reading.counters[1]).count();
+    println!("{} points of the group, {across} of them between the volumes", readings.len());
+    assert!(readings.len() >= POINTS, "only {} points of the group", readings.len());
+    let log = witness::read_log(&log).expect("readable");
+    let wrong = check::violations(&readings, &log);
+    assert!(wrong.is_empty(), "{} violations, the first: {}", wrong.len(), wrong[0]);
+}
+
+/// The counters at every crash point that both volumes have.
+fn readings(store: &Path) -> Vec<check::Reading> {
+    let volumes: [VolumeName; 2] = [VOLUME, WAL].map(|name| name.parse().expect("a volume name"));
+    let store = Store::open(store, StoreOptions::default()).expect("the receiver has left it");
+    let points = volumes.each_ref().map(|volume| {
+        let points = store.points(volume, None).expect("the volume is there");
+        for point in points.iter().step_by(64) {
+            store.checkpoint(volume, point.id).expect("every point has its tree");
+        }
+        points.into_iter().map(|point| (point.id, point)).collect::<BTreeMap<PointId, Point>>()
+    });
+    let cache = RefCell::new(HashMap::new());
+    let chunk = |id: ChunkId| -> Result<Vec<u8>, String> {
+        if let Some(content) = cache.borrow().get(&id) {
+            return Ok(Vec::clone(content));
+        }
+        let content = store.read_content("acme", id).map_err(|error| error.to_string())?.to_vec();
+        cache.borrow_mut().insert(id, content.clone());
+        Ok(content)
+    };
+    let mut readings = Vec::new();
+    for (id, point) in &points[0] {
+        let Some(other) = points[1].get(id) else { continue };
+        assert_eq!(point.cut.time_ns, other.cut.time_ns, "{id} is two instants");
+        assert_eq!((&point.cut.group[..], &other.cut.group[..]), (&volumes[..], &volumes[..]));
+        if [point, other].iter().any(|point| point.cut.consistency != Consistency::Crash) {
+            continue;
+        }
+        let trees: [Tree; 2] =
+            volumes.each_ref().map(|volume| store.tree_at(volume, *id).expect("every point has its tree"));
+        let sources = trees.each_ref().map(|tree| InTree { tree, chunk: &chunk });
+        let sources: Vec<&dyn Source> = sources.iter().map(|source| source as &dyn Source).collect();
+        let counters = witness::counters_in(&sources).unwrap_or_else(|reason| panic!("{id}: {reason}"));
+        readings.push(check::Reading { id: *id, cut_ns: point.cut.time_ns, counters });
+    }
+    readings
+}
+
+#[test]
+fn a_volume_that_joins_goes_on_above_the_number_of_the_other() {
+    let site = Site::new();
+    let (data, wal) = (site.new_dir("data"), site.new_dir("wal"));
+    let mut receiver = site.receiver();
+    let mut alone = site.sidecar(&receiver, &data).start();
+    for _ in 0..3 {
+        alone.settle(SOON);
+    }
+    let before = alone.settle(SOON).id;
+    alone.process.stop();
+    std::fs::write(wal.join("log"), "of the other volume").expect("writable");
+    let mut both = group(&site, &receiver, &data, &wal).start();
+    settle(&mut both);
+    both.process.stop();
+    receiver.process.stop();
+
+    let store = Store::open(&site.store(), StoreOptions::default()).expect("the receiver has left it");
+    let ids = |volume: &str| {
+        let points = store.points(&volume.parse().expect("valid"), None).expect("the volume is there");
+        points.iter().map(|point| point.id.to_string()).collect::<Vec<_>>()
+    };
+    let (of_data, of_wal) = (ids(VOLUME), ids(WAL));
+    let joined = of_data.iter().position(|id| *id == before.to_string()).expect("it was durable") + 1;
+    assert_eq!(of_data[joined..], of_wal, "the points of the group have one number in both volumes");
+    assert!(!of_wal.is_empty());
+}
