@@ -13,9 +13,22 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// GETs `path`: status code and body; `None` if nobody answers.
 pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    ask(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
+/// POSTs `body` to `path`: status code and body of the answer; `None` if nobody answers.
+pub fn post(address: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}",
+        body.len()
+    );
+    ask(address, &format!("{head}\r\n\r\n{body}"))
+}
+
+fn ask(address: &str, question: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(LIMIT)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    stream.write_all(question.as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8(answer).ok()?;

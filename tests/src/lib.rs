@@ -6,6 +6,7 @@
 pub mod acks;
 pub mod compare;
 pub mod http;
+pub mod ledger;
 pub mod menagerie;
 pub mod model;
 pub mod mount;

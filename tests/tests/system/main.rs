@@ -2,6 +2,7 @@
 
 mod configuration;
 mod cost;
+mod databases;
 mod durability;
 mod fencing;
 mod groups;

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use crate::databases::points;
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tidelock_tests::{
     acks::Ack,
@@ -23,12 +24,13 @@ const CLIENTS: u32 = 4;
 const SETTLE: Duration = Duration::from_secs(120);
 
 #[test]
-fn twenty_random_points_with_exact_ranges_recover_completely() {
+fn random_points_with_exact_ranges_recover_completely() {
     let needs = [Need::PostgreSql, Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")];
     if needs::met(&needs) {
         let site = Site::new();
         let mount = Mount::new(&site.path("mount"), Format::Ext4, 2048);
-        random_points_recover(&site, mount.path(), Tracker::Exact, 20, 20);
+        let count = points(20, 50);
+        random_points_recover(&site, mount.path(), Tracker::Exact, count, count);
     }
 }
 
