@@ -16,7 +16,10 @@ use tidelock_proto::{
 use crate::{
     index::{Put, Table, key},
     limits,
-    log::{Place, entry::Fact, entry::PlaceMessage},
+    log::{
+        Place,
+        entry::{Fact, Kind, PlaceMessage},
+    },
     store::StoreError,
 };
 
@@ -57,6 +60,15 @@ impl VolumeInfo {
         let own = self.last.id.epoch == self.epoch;
         PointId::new(self.epoch, if own { self.last.id.seq.next() } else { Seq(1) })
     }
+}
+
+/// What the index knew of the points of a record before it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// Of a new epoch: the point that it builds on.
+    pub(crate) base: Option<Point>,
+    /// Of a drop: the points there are in its runs.
+    pub(crate) gone: Vec<PointId>,
 }
 
 /// All volumes by name.
@@ -118,8 +130,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Takes in record `number`, which is at `place`, and says what the index has to hold of it. `base` is the point that a
-    /// new epoch builds on. A record that is already taken into account changes nothing, so a replay may begin too early.
+    /// Takes in record `number`, which is at `place`, and says what the index has to hold of it. A record that is already taken into account changes nothing, so a replay may begin too early.
     /// A record read back from a damaged log may not follow from the one before; it is taken as it is, and what is
     /// missing shows when a tree is asked for.
     pub(crate) fn apply(
@@ -127,16 +138,16 @@ impl Catalogue {
         number: u64,
         fact: &Fact,
         place: Place,
-        base: Option<Point>,
+        known: &Known,
         puts: &mut Vec<Put>,
     ) {
         let placed = PlaceMessage::from(place).encode_to_vec();
-        let mut put = |key, value| puts.push(Put { table: Table::Catalogue, key, value });
+        let mut put = |key, value| puts.push(Put { table: Table::Catalogue, key, value: Some(value) });
         let volume = match fact {
             Fact::Ops => return,
             Fact::Chunk { tenant, id, len } => {
                 let value = PlaceMessage { content_len: *len, ..place.into() }.encode_to_vec();
-                puts.push(Put { table: Table::Chunks, key: key::chunk(tenant, id), value });
+                puts.push(Put { table: Table::Chunks, key: key::chunk(tenant, id), value: Some(value) });
                 return;
             }
             Fact::Tag { volume, point, tag } => {
@@ -144,8 +155,21 @@ impl Catalogue {
                 return;
             }
             Fact::Commit { volume, point, .. } => {
-                let entry = PointEntry { place: Some(place.into()), point: Some(wire::point_to_wire(point)) };
-                put(key::point(key::POINT, volume, point.id), entry.encode_to_vec());
+                put(key::point(key::POINT, volume, point.id), encode_point(place, point, None));
+                volume
+            }
+            Fact::Merged { volume, point, on } => {
+                let step = Merged { on: on.map(wire::point_id_to_wire) };
+                put(key::point(key::POINT, volume, point.id), encode_point(place, point, Some(step)));
+                volume
+            }
+            Fact::Drop { volume, .. } => {
+                for id in &known.gone {
+                    for space in [key::POINT, key::CHECKPOINT] {
+                        let key = key::point(space, volume, *id);
+                        puts.push(Put { table: Table::Catalogue, key, value: None });
+                    }
+                }
                 volume
             }
             Fact::Checkpoint { volume, point, .. } => {
@@ -162,13 +186,21 @@ impl Catalogue {
             Fact::Checkpoint { point, snapshot_bytes, .. } => {
                 self.on_checkpoint(volume, *point, *snapshot_bytes);
             }
-            Fact::Epoch { epoch, .. } => self.on_epoch(volume, *epoch, base),
-            Fact::Chunk { .. } | Fact::Ops | Fact::Tag { .. } => {}
+            Fact::Epoch { epoch, .. } => self.on_epoch(volume, *epoch, known.base.clone()),
+            Fact::Drop { count, oldest_ns, .. } => self.on_drop(volume, *count, *oldest_ns),
+            Fact::Chunk { .. } | Fact::Ops | Fact::Tag { .. } | Fact::Merged { .. } => {}
         }
         if let Some(info) = self.volumes.get_mut(volume) {
             info.as_of = number;
-            put(key::volume(volume), encode_info(info));
+            let value = Some(encode_info(info));
+            puts.push(Put { table: Table::Catalogue, key: key::volume(volume), value });
         }
+    }
+
+    fn on_drop(&mut self, volume: &VolumeName, count: u64, oldest_ns: u64) {
+        let Some(info) = self.volumes.get_mut(volume) else { return };
+        info.points = info.points.saturating_sub(count);
+        info.oldest_ns = oldest_ns;
     }
 
     /// The fence holds even if the base is not readable any more; then the epoch builds on what there is.
@@ -237,12 +269,51 @@ struct PointEntry {
     place: Option<PlaceMessage>,
     #[prost(message, optional, tag = "2")]
     point: Option<messages::Point>,
+    /// Only of a merged point.
+    #[prost(message, optional, tag = "3")]
+    merged: Option<Merged>,
+}
+
+/// What the operations of a merged point apply to; those of any other apply to its parent.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct Merged {
+    #[prost(message, optional, tag = "1")]
+    on: Option<messages::PointId>,
+}
+
+/// A point of the index, as far as its tree is concerned.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    /// Where its record is.
+    pub(crate) place: Place,
+    /// The kind of that record.
+    pub(crate) kind: Kind,
+    /// The point, without tags.
+    pub(crate) point: Point,
+    /// What its operations apply to; `None` is an empty tree or, if it has a checkpoint, that.
+    pub(crate) on: Option<PointId>,
+}
+
+fn encode_point(place: Place, point: &Point, merged: Option<Merged>) -> Vec<u8> {
+    PointEntry { place: Some(place.into()), point: Some(wire::point_to_wire(point)), merged }.encode_to_vec()
+}
+
+/// Reads a point of the index with what its operations apply to.
+pub(crate) fn decode_step(value: &[u8]) -> Option<Step> {
+    let entry = PointEntry::decode(value).ok()?;
+    let (place, point) = (entry.place?.into(), wire::point_from_wire(entry.point?).ok()?);
+    Some(match entry.merged {
+        None => Step { place, kind: Kind::Commit, on: point.parent, point },
+        Some(Merged { on: None }) => Step { place, kind: Kind::Merged, on: None, point },
+        Some(Merged { on }) => {
+            Step { place, kind: Kind::Merged, on: Some(wire::point_id_from_wire(on).ok()?), point }
+        }
+    })
 }
 
 /// Reads a point of the index: where its commit is, and itself without tags.
 pub(crate) fn decode_point(value: &[u8]) -> Option<(Place, Point)> {
-    let entry = PointEntry::decode(value).ok()?;
-    Some((entry.place?.into(), wire::point_from_wire(entry.point?).ok()?))
+    decode_step(value).map(|step| (step.place, step.point))
 }
 
 /// Reads the length of a chunk's content from the index.
@@ -342,13 +413,13 @@ mod tests {
         let fact = Fact::Commit { volume: volume.clone(), point, ops_bytes: 10 };
         let place = Place { segment: 1, offset: 1024, len: 9 };
         let (mut catalogue, mut puts) = (Catalogue::default(), Vec::new());
-        catalogue.apply(7, &fact, place, None, &mut puts);
+        catalogue.apply(7, &fact, place, &Known::default(), &mut puts);
         // The index may hold more than its mark says.
-        let pair = |put: &Put| (put.key.clone(), put.value.clone());
+        let pair = |put: &Put| (put.key.clone(), put.value.clone().expect("nothing is removed"));
         let volumes = puts.iter().filter(|put| put.key[0] == key::VOLUME).map(pair).collect();
         let mut loaded = Catalogue::load(volumes).expect("loads");
         assert_eq!(loaded.get(&volume), catalogue.get(&volume));
-        loaded.apply(7, &fact, place, None, &mut puts);
+        loaded.apply(7, &fact, place, &Known::default(), &mut puts);
         assert_eq!(loaded.get(&volume), catalogue.get(&volume));
         assert_eq!(catalogue.get(&volume).map(|info| (info.points, info.replay_bytes)), Some((1, 10)));
     }

@@ -43,6 +43,11 @@ pub const CHECKPOINT_COMMIT_BYTES: u64 = 512;
 /// Bytes of checkpoint chunks that are written before the next ones are cut.
 pub const CHECKPOINT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
+/// Bytes of merged operations written at once by a thinning.
+pub const THIN_BATCH_BYTES: usize = 1024 * 1024;
+/// Runs of points that one record drops.
+pub const THIN_RUNS: usize = 4096;
+
 /// Threads of a reconcile that compare and fetch. More than processors: some of them wait for chunks.
 pub const RECONCILE_WORKERS: usize = 4;
 /// A file is compared in spans of this many bytes, each by one thread.

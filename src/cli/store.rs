@@ -1,15 +1,18 @@
-//! `tidelock store`: work on a store whose receiver does not run.
+//! `tidelock store`: work on a store as a whole.
 
 use std::{path::PathBuf, time::Instant};
 
-use tidelock_failover::{RebuildReport, rebuild};
+use tidelock_failover::{RebuildReport, plan, rebuild};
+use tidelock_proto::VolumeName;
+use tidelock_receiver::retention::{self, Policy};
 
 use super::{
     exit::{DAMAGED, Failure},
     output,
+    source::Source,
 };
 
-/// Work on a store whose receiver does not run
+/// Work on a store as a whole
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -19,6 +22,22 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Rebuild(RebuildArgs),
+    Plan(PlanArgs),
+}
+
+/// Show which points a retention policy would keep and drop now; nothing is changed
+#[derive(Debug, clap::Args)]
+struct PlanArgs {
+    /// The volume, as TENANT/NAME; all of them if absent
+    volume: Option<VolumeName>,
+    /// Tiers STEP:AGE from young to old; `all` keeps every point, `forever` has no end
+    #[arg(long, value_name = "POLICY", default_value = retention::DEFAULT)]
+    keep: Policy,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    source: Source,
 }
 
 /// Make the index and the catalogue anew from the log alone
@@ -35,7 +54,25 @@ struct RebuildArgs {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Rebuild(args) => run_rebuild(args),
+        Command::Plan(args) => run_plan(args),
     }
+}
+
+fn run_plan(args: &PlanArgs) -> Result<(), Failure> {
+    let found = plan(&args.source.open()?, args.volume.as_ref(), &args.keep).map_err(Failure::failover)?;
+    if args.json {
+        return Ok(output::json(&found)?);
+    }
+    let mut rows = Vec::new();
+    for volume in &found {
+        let row = |rule: &str, kept: u64, dropped: u64| {
+            [volume.volume.clone(), rule.to_owned(), kept.to_string(), dropped.to_string()]
+        };
+        rows.extend(volume.rules.iter().map(|rule| row(&rule.rule, rule.kept, rule.dropped)));
+        rows.push(row("in all", volume.kept, volume.dropped));
+    }
+    output::table(["VOLUME", "RULE", "KEPT", "DROPPED"], &rows);
+    Ok(())
 }
 
 fn run_rebuild(args: &RebuildArgs) -> Result<(), Failure> {

@@ -73,11 +73,14 @@ impl Kv {
     /// Writes all or nothing; not necessarily durable.
     pub(super) fn write<'a>(
         &self,
-        pairs: impl Iterator<Item = (Table, &'a Vec<u8>, &'a Vec<u8>)>,
+        pairs: impl Iterator<Item = (Table, &'a Vec<u8>, &'a Option<Vec<u8>>)>,
     ) -> Result<(), KvError> {
         let mut batch = self.db.batch();
         for (table, key, value) in pairs {
-            batch.insert(self.table(table), key.as_slice(), value.as_slice());
+            match value {
+                Some(value) => batch.insert(self.table(table), key.as_slice(), value.as_slice()),
+                None => batch.remove(self.table(table), key.as_slice()),
+            }
         }
         Ok(batch.commit()?)
     }

@@ -37,15 +37,18 @@ pub(crate) enum Table {
 pub(crate) struct Put {
     pub(crate) table: Table,
     pub(crate) key: Vec<u8>,
-    pub(crate) value: Vec<u8>,
+    /// `None` removes the key.
+    pub(crate) value: Option<Vec<u8>>,
 }
 
-type Entries = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+type Entries = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
 #[derive(Default)]
 struct Recent {
     active: Entries,
     flushing: Arc<Entries>,
+    /// Removals in both of them, counted anew when they are empty.
+    removals: usize,
     /// Up to where `active` covers the log.
     mark: Option<Mark>,
     /// Up to where the library does, if it has not said so yet.
@@ -132,7 +135,7 @@ impl Index {
             let recent = self.recent.read();
             let wanted = (table, key.to_vec());
             if let Some(value) = recent.active.get(&wanted).or_else(|| recent.flushing.get(&wanted)) {
-                return Ok(Some(value.clone()));
+                return Ok(value.clone());
             }
         }
         self.kv.get(table, key)
@@ -149,28 +152,30 @@ impl Index {
         if first >= end {
             return Ok(Vec::new());
         }
-        let mut merged = BTreeMap::new();
-        {
+        let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+        let wanted = limit;
+        let limit = {
             let recent = self.recent.read();
+            // What is removed hides as many others at most.
+            let limit = limit.saturating_add(recent.removals);
             for entries in [&*recent.flushing, &recent.active] {
                 let range =
                     entries.range((Table::Catalogue, first.to_vec())..(Table::Catalogue, end.to_vec()));
-                let pair = |((_, key), value): (&(Table, Vec<u8>), &Vec<u8>)| (key.clone(), value.clone());
+                let pair =
+                    |((_, key), value): (&(Table, Vec<u8>), &Option<Vec<u8>>)| (key.clone(), value.clone());
                 if newest {
                     merged.extend(range.rev().take(limit).map(pair));
                 } else {
                     merged.extend(range.take(limit).map(pair));
                 }
             }
-        }
+            limit
+        };
         for (key, value) in self.kv.range(first, end, newest, limit)? {
-            merged.entry(key).or_insert(value);
+            merged.entry(key).or_insert(Some(value));
         }
-        Ok(if newest {
-            merged.into_iter().rev().take(limit).collect()
-        } else {
-            merged.into_iter().take(limit).collect()
-        })
+        let there = merged.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        Ok(if newest { there.rev().take(wanted).collect() } else { there.take(wanted).collect() })
     }
 
     /// Takes in the entries of durable records up to `mark`, in the order of the log. Waits if the library is far behind;
@@ -178,6 +183,7 @@ impl Index {
     pub(crate) fn put(&self, puts: Vec<Put>, mark: Mark) -> Result<(), KvError> {
         let full = {
             let mut recent = self.recent.write();
+            recent.removals += puts.iter().filter(|put| put.value.is_none()).count();
             recent.active.extend(puts.into_iter().map(|put| ((put.table, put.key), put.value)));
             recent.mark = Some(mark);
             recent.covered = Some(mark);
@@ -258,6 +264,7 @@ impl Index {
         self.kv.write(entries.iter().map(|((table, key), value)| (*table, key, value)))?;
         let mut recent = self.recent.write();
         recent.flushing = Arc::default();
+        recent.removals = recent.active.values().filter(|value| value.is_none()).count();
         recent.written = Some(mark);
         Ok(())
     }
@@ -267,7 +274,7 @@ impl Index {
     pub(crate) fn persist(&self) -> Result<(), KvError> {
         let Some(mark) = self.recent.write().written.take() else { return Ok(()) };
         self.kv.persist()?;
-        let mark = encode_mark(mark, self.store);
+        let mark = Some(encode_mark(mark, self.store));
         self.kv.write(std::iter::once((Table::Catalogue, &MARK_KEY.to_vec(), &mark)))?;
         self.kv.persist()
     }

@@ -8,13 +8,15 @@
 //! | 4 | checkpoint | [`CheckpointBody`] |
 //! | 5 | epoch | [`EpochBody`] |
 //! | 6 | tag | [`TagBody`] |
+//! | 7 | merged | [`CommitBody`] with `merged` |
+//! | 8 | drop | [`DropBody`] |
 //!
 //! An `ops` record means nothing by itself: the commit that seals it names it by its place.
 
 use bytes::Bytes;
 use prost::Message;
 use tidelock_proto::{
-    ChunkId, Epoch, PointId, VolumeName,
+    ChunkId, Epoch, PointId, Seq, VolumeName,
     chunk::Codec,
     point::Point,
     wire::{self, messages},
@@ -38,14 +40,17 @@ pub enum Kind {
     Epoch = 5,
     /// A name for a point.
     Tag = 6,
+    /// A point that is there already, from now on with other operations upon another point.
+    Merged = 7,
+    /// Points are gone.
+    Drop = 8,
 }
 
 impl Kind {
     /// The kind with this tag.
     pub fn from_tag(tag: u8) -> Option<Self> {
-        [Self::Chunk, Self::Ops, Self::Commit, Self::Checkpoint, Self::Epoch, Self::Tag]
-            .into_iter()
-            .find(|kind| *kind as u8 == tag)
+        use Kind::{Checkpoint, Chunk, Commit, Drop, Epoch, Merged, Ops, Tag};
+        [Chunk, Ops, Commit, Checkpoint, Epoch, Tag, Merged, Drop].into_iter().find(|kind| *kind as u8 == tag)
     }
 }
 
@@ -135,6 +140,37 @@ pub struct CommitBody {
     /// Length of all operations, encoded.
     #[prost(uint64, tag = "5")]
     pub ops_bytes: u64,
+    /// Of a merged point: what its operations apply to. Without it, to nothing: its tree is in its checkpoint.
+    #[prost(message, optional, tag = "6")]
+    pub on: Option<messages::PointId>,
+}
+
+/// Points that are gone.
+#[derive(Clone, PartialEq, Message)]
+pub struct DropBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// What goes, in order.
+    #[prost(message, repeated, tag = "2")]
+    pub runs: Vec<RunMessage>,
+    /// How many points these are.
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    /// When the oldest point that stays was cut, in nanoseconds since 1970.
+    #[prost(fixed64, tag = "4")]
+    pub oldest_ns: u64,
+}
+
+/// All points of an epoch from one to another, both included.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct RunMessage {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+    /// How many numbers follow the first.
+    #[prost(uint64, tag = "3")]
+    pub more: u64,
 }
 
 /// A tree as chunks.
@@ -182,6 +218,10 @@ pub enum Fact {
     Chunk { tenant: String, id: ChunkId, len: u32 },
     /// A point is sealed here.
     Commit { volume: VolumeName, point: Point, ops_bytes: u64 },
+    /// A point is here from now on, with operations upon `on`.
+    Merged { volume: VolumeName, point: Point, on: Option<PointId> },
+    /// These points are gone: all from the first to the last of each run.
+    Drop { volume: VolumeName, runs: Vec<(PointId, PointId)>, count: u64, oldest_ns: u64 },
     /// The tree of a point is listed here.
     Checkpoint { volume: VolumeName, point: PointId, snapshot_bytes: u64 },
     /// The epoch rises here.
@@ -197,6 +237,8 @@ impl Fact {
     pub fn volume(&self) -> Option<&VolumeName> {
         match self {
             Self::Commit { volume, .. }
+            | Self::Merged { volume, .. }
+            | Self::Drop { volume, .. }
             | Self::Checkpoint { volume, .. }
             | Self::Epoch { volume, .. }
             | Self::Tag { volume, .. } => Some(volume),
@@ -216,6 +258,25 @@ impl Fact {
                 let body = CommitBody::decode(body).ok()?;
                 let point = wire::point_from_wire(body.point?).ok()?;
                 Some(Self::Commit { volume: body.volume.parse().ok()?, point, ops_bytes: body.ops_bytes })
+            }
+            Kind::Merged => {
+                let body = CommitBody::decode(body).ok()?;
+                let point = wire::point_from_wire(body.point?).ok()?;
+                let on = match body.on {
+                    Some(on) => Some(wire::point_id_from_wire(Some(on)).ok()?),
+                    None => None,
+                };
+                Some(Self::Merged { volume: body.volume.parse().ok()?, point, on })
+            }
+            Kind::Drop => {
+                let body = DropBody::decode(body).ok()?;
+                let run = |run: &RunMessage| {
+                    let id = |seq| PointId::new(Epoch(run.epoch), Seq(seq));
+                    Some((id(run.first), id(run.first.checked_add(run.more)?)))
+                };
+                let runs = body.runs.iter().map(run).collect::<Option<_>>()?;
+                let volume = body.volume.parse().ok()?;
+                Some(Self::Drop { volume, runs, count: body.count, oldest_ns: body.oldest_ns })
             }
             Kind::Checkpoint => {
                 let body = CheckpointBody::decode(body).ok()?;

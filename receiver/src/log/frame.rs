@@ -23,7 +23,8 @@ use crate::limits;
 /// The version of the log's format.
 ///
 /// - 1: the first.
-pub const LOG_VERSION: u32 = 1;
+/// - 2: points are dropped, and those that stay merged with them.
+pub const LOG_VERSION: u32 = 2;
 /// Length of a record's header, in bytes.
 pub const RECORD_HEADER_BYTES: usize = 40;
 /// Where the first record of a segment is.

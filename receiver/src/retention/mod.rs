@@ -11,7 +11,9 @@
 //! source that is wrong must not make anything old.
 
 mod choose;
+mod merge;
 mod policy;
 
 pub use choose::{Candidate, Verdict, choose};
+pub use merge::Touched;
 pub use policy::{DEFAULT, Policy, PolicyError, Tier};

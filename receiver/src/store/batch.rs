@@ -48,6 +48,29 @@ pub enum Record {
         /// The point that the new epoch builds on.
         base: PointId,
     },
+    /// Gives a point other operations: those that lead to its tree from an older point's. What is between the two can be dropped
+    /// then.
+    Merged {
+        /// The volume.
+        volume: VolumeName,
+        /// The point; it is in the store.
+        point: PointId,
+        /// The older point, which is in the store; `None` if the point has a checkpoint.
+        on: Option<PointId>,
+        /// The operations, as in a [`Commit`].
+        ops: Vec<Bytes>,
+    },
+    /// Drops points, which nothing must build on any more.
+    Drop {
+        /// The volume.
+        volume: VolumeName,
+        /// Its epoch, as it was when the points were chosen.
+        epoch: Epoch,
+        /// All points from a first to a last one, in order.
+        runs: Vec<(PointId, PointId)>,
+        /// When the oldest point that stays was cut, in nanoseconds since 1970.
+        oldest_ns: u64,
+    },
     /// Names a point.
     Tag {
         /// The volume.
@@ -107,6 +130,8 @@ impl Batch {
                 Record::Chunk(chunk) => chunk.payload.len(),
                 Record::Commit(commit) => commit.ops.iter().map(Bytes::len).sum(),
                 Record::Checkpoint { chunks, .. } => chunks.len() * 32,
+                Record::Merged { ops, .. } => ops.iter().map(Bytes::len).sum(),
+                Record::Drop { runs, .. } => runs.len() * 24,
                 Record::Epoch { .. } | Record::Tag { .. } => 0,
             };
         self.records.push(record);

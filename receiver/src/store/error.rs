@@ -56,6 +56,9 @@ pub enum StoreError {
     /// The volume has no such point.
     #[error("volume {0} has no point {1}")]
     NoSuchPoint(VolumeName, PointId),
+    /// The point was to be dropped, and is needed.
+    #[error("volume {0}: points from {1} on cannot be dropped, one of them is the newest or has a tag")]
+    InUse(VolumeName, PointId),
     /// The tenant has no such chunk.
     #[error("chunk {0} is not in the store")]
     NoSuchChunk(ChunkId),

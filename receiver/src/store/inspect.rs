@@ -1,10 +1,10 @@
 //! What [`crate::verify`] asks a store, beyond what it offers to everybody: places, and the log as it is.
 
-use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName, point::Point};
+use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName};
 
 use super::{Store, StoreError, open::store_id};
 use crate::{
-    catalogue::{decode_place, decode_point},
+    catalogue::{Step, decode_place, decode_step},
     index::{Table, key},
     log::{
         Mark, Place,
@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// A point of the index, with the place of its commit; without both if its entry cannot be read.
-pub(crate) type PlacedPoint = (PointId, Option<(Place, Point)>);
+/// A point of the index, with where its operations are; without it if its entry cannot be read.
+pub(crate) type PlacedPoint = (PointId, Option<Step>);
 
 impl Store {
     /// Up to where the log is durable now; `None` if there is none.
@@ -50,9 +50,23 @@ impl Store {
         Ok(value.and_then(|value| decode_place(&value)))
     }
 
-    /// Where the index says a point's commit is.
-    pub(crate) fn commit_place(&self, volume: &VolumeName, id: PointId) -> Result<Option<Place>, StoreError> {
-        Ok(self.shared().find_point(volume, id)?.map(|(place, _)| place))
+    /// Whether the index knows a point whose record was found at a place: by that record, or by another one that is intact.
+    /// One that was dropped needs not to be known.
+    pub(crate) fn knows_point(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+        found: Place,
+    ) -> Result<bool, StoreError> {
+        let value = self.shared().index.get(Table::Catalogue, &key::point(key::POINT, volume, id))?;
+        if let Some(value) = value {
+            let intact = |step: Step| step.place == found || self.is_intact(step.place, step.kind);
+            return Ok(decode_step(&value).is_some_and(intact));
+        }
+        if self.volume(volume).is_none_or(|info| info.last.id == id) {
+            return Ok(false);
+        }
+        Ok(matches!(self.shared().point(volume, id), Err(StoreError::NoSuchPoint(..))))
     }
 
     /// Whether an intact record of this kind is at a place.
@@ -71,7 +85,7 @@ impl Store {
         let (from, to) = (key::point(key::POINT, volume, first), key::point(key::POINT, volume, end));
         let pairs = self.shared().index.range(&from, &to, false, limit)?;
         let read =
-            |(entry, value): &(Vec<u8>, Vec<u8>)| Some((key::read_point(entry)?.0, decode_point(value)));
+            |(entry, value): &(Vec<u8>, Vec<u8>)| Some((key::read_point(entry)?.0, decode_step(value)));
         Ok(pairs.iter().filter_map(read).collect())
     }
 
@@ -95,16 +109,15 @@ impl Store {
         self.shared().load_checkpoint(volume, id, place)
     }
 
-    /// Applies the commit of a point to its parent's tree, and shows each of its operations.
+    /// Applies the operations of a point to the tree of what it builds on, and shows each of them.
     pub(crate) fn replay_commit(
         &self,
         volume: &VolumeName,
-        id: PointId,
-        place: Place,
+        step: &Step,
         tree: &mut Tree,
         each: &mut dyn FnMut(&Op),
     ) -> Result<(), StoreError> {
-        self.shared().replay(volume, id, place, tree, each)
+        self.shared().replay(volume, step, tree, each)
     }
 }
 
@@ -114,7 +127,8 @@ impl Store {
     pub(super) fn misplace_chunk(&self, tenant: &str, id: ChunkId, place: Place) {
         use prost::Message;
         let value = crate::log::entry::PlaceMessage::from(place).encode_to_vec();
-        let put = crate::index::Put { table: Table::Chunks, key: key::chunk(tenant, &id), value };
+        let put =
+            crate::index::Put { table: Table::Chunks, key: key::chunk(tenant, &id), value: Some(value) };
         let mark = self.durable_mark().expect("something was written");
         self.shared().index.put(vec![put], mark).expect("the index takes it");
     }

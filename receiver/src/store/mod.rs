@@ -20,6 +20,7 @@ mod inspect;
 mod lock;
 mod open;
 mod read;
+mod thin;
 mod writer;
 
 use std::{
@@ -39,6 +40,7 @@ pub use crate::catalogue::VolumeInfo;
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use error::{Cause, StoreError};
 pub use read::StoredChunk;
+pub use thin::Thinned;
 
 use crate::{
     catalogue::{Catalogue, decode_content_len},
@@ -104,6 +106,8 @@ struct Shared {
     /// What is durable.
     volumes: RwLock<Catalogue>,
     checkpoints: checkpoint::Wanted,
+    /// Held while points are chosen, merged and dropped.
+    thinning: parking_lot::Mutex<()>,
 }
 
 #[derive(Default)]

@@ -16,10 +16,10 @@ use tokio::sync::Semaphore;
 
 use super::{
     Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, inbox::Inbox,
-    lock::StoreLock, writer::Writer,
+    lock::StoreLock, read::points_in, writer::Writer,
 };
 use crate::{
-    catalogue::{Catalogue, decode_point},
+    catalogue::{Catalogue, Known, decode_point},
     index::{Index, Put, Table, key},
     limits,
     log::{
@@ -176,6 +176,7 @@ fn start(
         log: LogReader::new(disk),
         volumes: RwLock::new(volumes.clone()),
         checkpoints: checkpoint::Wanted::default(),
+        thinning: parking_lot::Mutex::new(()),
     });
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
@@ -238,15 +239,20 @@ impl Replay<'_> {
             self.nonsense.push(Damage { segment, offset, what: DamageKind::Nonsense(found.number) });
             return Ok(());
         };
-        let base = match &fact {
+        let mut known = Known::default();
+        match &fact {
             Fact::Epoch { volume, base, .. } => {
                 self.flush(None)?;
                 let value = self.index.get(Table::Catalogue, &key::point(key::POINT, volume, *base))?;
-                value.and_then(|value| decode_point(&value)).map(|(_, point): (_, Point)| point)
+                known.base = value.and_then(|value| decode_point(&value)).map(|(_, point): (_, Point)| point);
             }
-            _ => None,
-        };
-        self.volumes.apply(found.number, &fact, found.place, base, &mut self.puts);
+            Fact::Drop { volume, runs, .. } => {
+                self.flush(None)?;
+                known.gone = points_in(self.index, volume, runs)?;
+            }
+            _ => {}
+        }
+        self.volumes.apply(found.number, &fact, found.place, &known, &mut self.puts);
         if self.puts.len() >= limits::INDEX_RECENT_ENTRIES / 2 {
             self.flush(None)?;
         }

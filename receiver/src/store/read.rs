@@ -13,8 +13,8 @@ use tidelock_proto::{
 
 use super::{Cause, Shared, StoreError};
 use crate::{
-    catalogue::{decode_place, decode_point},
-    index::{Table, key},
+    catalogue::{Step, decode_place, decode_point, decode_step},
+    index::{Index, KvError, Table, key},
     log::{
         LogError, Place,
         entry::{CheckpointBody, ChunkEntry, CommitBody, Kind},
@@ -38,7 +38,7 @@ const PAGE: usize = 4096;
 /// How a tree is built: from a checkpoint or from nothing, by these commits, oldest first.
 struct Plan {
     checkpoint: Option<(PointId, Place)>,
-    commits: Vec<(PointId, Place)>,
+    commits: Vec<Step>,
 }
 
 impl Shared {
@@ -64,11 +64,10 @@ impl Shared {
         }
         let after = key::point(key::POINT, volume, PointId::new(id.epoch, id.seq.next()));
         let end = key::point(key::POINT, volume, PointId::new(id.epoch.next(), Seq(0)));
-        // A later one that builds on this one, or on one after it, says that it was there.
+        // Where a later one builds on this one or on what came between, this one should be there.
         let later = self.index.range(&after, &end, false, 1)?;
-        let later =
-            later.first().and_then(|(_, value)| decode_point(value)).and_then(|(_, point)| point.parent);
-        if id.seq.0 > 0 && later.is_some_and(|parent| parent.epoch == id.epoch && parent >= id) {
+        let step = later.first().and_then(|(_, value)| decode_step(value));
+        if id.seq.0 > 0 && step.is_some_and(|step| step.on.is_some_and(|on| on >= id)) {
             return Err(damaged(volume, id, Cause::Missing(id)));
         }
         Err(StoreError::NoSuchPoint(volume.clone(), id))
@@ -141,8 +140,8 @@ impl Shared {
                     Err(error) => return Err(error),
                 },
             };
-            for (at, place) in plan.commits {
-                self.replay(volume, at, place, &mut tree, &mut |_| {})
+            for step in &plan.commits {
+                self.replay(volume, step, &mut tree, &mut |_| {})
                     .map_err(|error| self.blame(error, volume, id))?;
             }
             if tree.digest() != point.cut.digest {
@@ -166,47 +165,49 @@ impl Shared {
             let first = checkpoint.map_or(Seq(1), |(id, _)| id.seq.next());
             let parent = self.commits_back(volume, at, first, point.id, &mut commits)?;
             match (checkpoint, parent) {
-                (Some(checkpoint), _) => break Some(checkpoint),
-                (None, None) => break None,
-                (None, Some(parent)) => at = parent,
+                (Some(checkpoint), parent) if parent == Some(checkpoint.0) => break Some(checkpoint),
+                // Without a checkpoint in this epoch, or past one of a point that is about to be dropped.
+                (_, None) => break None,
+                (_, Some(parent)) => at = parent,
             }
         };
         commits.reverse();
         Ok(Plan { checkpoint, commits })
     }
 
-    /// Adds the commits from `last` back along their parents to number `first` of its epoch; the answer is the parent of the
-    /// last one added.
+    /// Adds the points from `last` back to number `first` of its epoch, as they build on each other; the answer is what the
+    /// last one added builds on.
     fn commits_back(
         &self,
         volume: &VolumeName,
         last: PointId,
         first: Seq,
         wanted: PointId,
-        commits: &mut Vec<(PointId, Place)>,
+        commits: &mut Vec<Step>,
     ) -> Result<Option<PointId>, StoreError> {
         let from = key::point(key::POINT, volume, PointId::new(last.epoch, first));
-        let within = |id: &PointId| id.epoch == last.epoch && id.seq >= first;
-        let mut next = Some(last).filter(within);
-        let mut parent = None;
-        while let Some(newest) = next {
-            let page = self.index.range(&from, &end_key(key::POINT, volume, newest), true, PAGE)?;
+        let mut next = Some(last);
+        while let Some(id) = next.filter(|id| id.epoch == last.epoch && id.seq >= first) {
+            let page = self.index.range(&from, &end_key(key::POINT, volume, id), true, PAGE)?;
             if page.is_empty() {
-                return Err(damaged(volume, wanted, Cause::Missing(newest)));
+                return Err(damaged(volume, wanted, Cause::Missing(id)));
             }
             for (_, value) in page {
-                let Some(id) = next else { break };
-                let (place, point) =
-                    decode_point(&value).ok_or_else(|| unreadable(volume, id, "index entry"))?;
-                if point.id != id {
+                // A page may reach beyond where the chain leaves the epoch.
+                let Some(id) = next.filter(|id| id.epoch == last.epoch && id.seq >= first) else { break };
+                let step = decode_step(&value).ok_or_else(|| unreadable(volume, id, "index entry"))?;
+                if step.point.id > id {
+                    // It is about to be dropped: what follows it builds on an older one already.
+                    continue;
+                }
+                if step.point.id < id || step.on.is_some_and(|on| on >= id) {
                     return Err(damaged(volume, wanted, Cause::Missing(id)));
                 }
-                commits.push((id, place));
-                parent = point.parent;
-                next = parent.filter(|parent| within(parent) && *parent < id);
+                next = step.on;
+                commits.push(step);
             }
         }
-        Ok(parent)
+        Ok(next)
     }
 
     /// The newest checkpoint of the point's epoch at or before it.
@@ -253,19 +254,19 @@ impl Shared {
         if tree.digest() == point.cut.digest { Ok(tree) } else { Err(damaged(volume, id, Cause::Digest)) }
     }
 
-    /// Applies one commit of the log, and shows each of its operations.
+    /// Applies the operations of one point, and shows them.
     pub(super) fn replay(
         &self,
         volume: &VolumeName,
-        id: PointId,
-        place: Place,
+        step: &Step,
         tree: &mut Tree,
-        each: &mut dyn FnMut(&Op),
+        show: &mut dyn FnMut(&Op),
     ) -> Result<(), StoreError> {
-        let body = CommitBody::decode(self.log.read(place, Kind::Commit)?)
+        let id = step.point.id;
+        let body = CommitBody::decode(self.log.read(step.place, step.kind)?)
             .map_err(|_| unreadable(volume, id, "commit"))?;
         let mut apply = |part: Bytes, tree: &mut Tree| {
-            apply_ops(part, tree, each).map_err(|cause| damaged(volume, id, cause))
+            apply_ops(part, tree, show).map_err(|cause| damaged(volume, id, cause))
         };
         if !body.ops.is_empty() {
             apply(body.ops, tree)?;
@@ -306,11 +307,11 @@ impl Shared {
     }
 }
 
-fn apply_ops(part: Bytes, tree: &mut Tree, each: &mut dyn FnMut(&Op)) -> Result<(), Cause> {
+fn apply_ops(part: Bytes, tree: &mut Tree, show: &mut dyn FnMut(&Op)) -> Result<(), Cause> {
     let ops = messages::Ops::decode(part).map_err(|_| Cause::Unreadable("a part of its operations"))?;
     for op in wire::decode_ops(ops.ops)? {
         tree.apply(&op)?;
-        each(&op);
+        show(&op);
     }
     Ok(())
 }
@@ -332,7 +333,22 @@ fn first_op_len(bytes: &[u8]) -> Option<usize> {
     (rest.remaining() >= len).then(|| bytes.len() - rest.len() + len)
 }
 
-fn end_key(space: u8, volume: &VolumeName, last: PointId) -> Vec<u8> {
+/// The points there are in these runs, both ends included.
+pub(super) fn points_in(
+    index: &Index,
+    volume: &VolumeName,
+    runs: &[(PointId, PointId)],
+) -> Result<Vec<PointId>, KvError> {
+    let mut points = Vec::new();
+    for (first, last) in runs {
+        let (from, to) = (key::point(key::POINT, volume, *first), end_key(key::POINT, volume, *last));
+        let pairs = index.range(&from, &to, false, usize::MAX)?;
+        points.extend(pairs.iter().filter_map(|(key, _)| Some(key::read_point(key)?.0)));
+    }
+    Ok(points)
+}
+
+pub(super) fn end_key(space: u8, volume: &VolumeName, last: PointId) -> Vec<u8> {
     let after = match last.seq.0.checked_add(1) {
         Some(seq) => PointId::new(last.epoch, Seq(seq)),
         None => PointId::new(Epoch(last.epoch.0.saturating_add(1)), Seq(0)),

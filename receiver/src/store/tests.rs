@@ -6,6 +6,7 @@ mod damage;
 mod harness;
 mod model;
 mod sim;
+mod thin;
 mod verify;
 
 use tidelock_proto::{Epoch, PointId, Seq};

@@ -13,21 +13,23 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use prost::Message;
-use tidelock_proto::{PointId, VolumeName, limits as model, point::Point, wire};
+use tidelock_proto::{Epoch, PointId, VolumeName, limits as model, point::Point, wire};
 
 use super::{
     Shared, StoreError,
     batch::{Batch, Commit, Record},
     inbox::{Waiting, chunk_keys},
+    read::{end_key, points_in},
 };
 use crate::{
-    catalogue::Catalogue,
-    index::Put,
+    catalogue::{Catalogue, Known},
+    index::{Put, Table, key},
     limits,
     log::{
         Place,
-        entry::{CheckpointBody, CommitBody, EpochBody, Fact, Kind, TagBody},
+        entry::{CheckpointBody, CommitBody, DropBody, EpochBody, Fact, Kind, RunMessage, TagBody},
         writer::LogWriter,
     },
 };
@@ -153,7 +155,7 @@ impl Writer {
                 fits(head.len() + chunk.payload.len(), "chunk")?;
                 let place = self.log.append(Kind::Chunk, &[&head, &chunk.payload])?;
                 let tenant = chunk.tenant.clone();
-                self.apply(&Fact::Chunk { tenant, id: chunk.id, len: chunk.len }, place, None);
+                self.apply(&Fact::Chunk { tenant, id: chunk.id, len: chunk.len }, place, &Known::default());
             }
             Record::Commit(commit) => self.append_commit(commit)?,
             Record::Checkpoint { volume, point, chunks, snapshot_bytes } => {
@@ -169,7 +171,7 @@ impl Writer {
                     point: *point,
                     snapshot_bytes: *snapshot_bytes,
                 };
-                self.append_fact(Kind::Checkpoint, &body, &fact, None)?;
+                self.append_fact(Kind::Checkpoint, &body, &fact, &Known::default())?;
             }
             Record::Epoch { volume, expected, epoch, base } => {
                 self.ahead.check_epoch(volume, *expected, *epoch).map_err(Refused::Record)?;
@@ -180,7 +182,12 @@ impl Writer {
                     base: Some(wire::point_id_to_wire(*base)),
                 };
                 let fact = Fact::Epoch { volume: volume.clone(), epoch: *epoch, base: *base };
-                self.append_fact(Kind::Epoch, &body, &fact, Some(point))?;
+                self.append_fact(
+                    Kind::Epoch,
+                    &body,
+                    &fact,
+                    &Known { base: Some(point), ..Known::default() },
+                )?;
                 self.group.bases.push((volume.clone(), *base));
             }
             Record::Tag { volume, point, tag } => {
@@ -192,7 +199,11 @@ impl Writer {
                     tag: tag.clone(),
                 };
                 let fact = Fact::Tag { volume: volume.clone(), point: *point, tag: tag.clone() };
-                self.append_fact(Kind::Tag, &body, &fact, None)?;
+                self.append_fact(Kind::Tag, &body, &fact, &Known::default())?;
+            }
+            Record::Merged { volume, point, on, ops } => self.append_merged(volume, *point, *on, ops)?,
+            Record::Drop { volume, epoch, runs, oldest_ns } => {
+                self.append_drop(volume, *epoch, runs, *oldest_ns)?;
             }
         }
         Ok(())
@@ -202,13 +213,27 @@ impl Writer {
         let Commit { volume, point, ops } = commit;
         self.ahead.check_commit(volume, point).map_err(Refused::Record)?;
         let point = Point { tags: Vec::new(), ..point.clone() };
+        let body = self.append_ops(volume, &point, ops)?;
+        let fact = Fact::Commit { volume: volume.clone(), point: point.clone(), ops_bytes: body.ops_bytes };
+        self.append_fact(Kind::Commit, &body, &fact, &Known::default())?;
+        self.group.points.insert((volume.clone(), point.id), point);
+        Ok(())
+    }
+
+    /// The body of a point's record, behind the parts of it that are records of their own.
+    fn append_ops(
+        &mut self,
+        volume: &VolumeName,
+        point: &Point,
+        ops: &[Bytes],
+    ) -> Result<CommitBody, Refused> {
         let mut body = CommitBody {
             volume: volume.to_string(),
-            point: Some(wire::point_to_wire(&point)),
+            point: Some(wire::point_to_wire(point)),
             ops_bytes: ops.iter().map(|part| part.len() as u64).sum(),
             ..CommitBody::default()
         };
-        match ops.as_slice() {
+        match ops {
             [] => {}
             [one] if one.len() <= limits::INLINE_OPS_MAX_BYTES => body.ops = one.clone(),
             parts => {
@@ -218,10 +243,66 @@ impl Writer {
                 }
             }
         }
-        let fact = Fact::Commit { volume: volume.clone(), point: point.clone(), ops_bytes: body.ops_bytes };
-        self.append_fact(Kind::Commit, &body, &fact, None)?;
-        self.group.points.insert((volume.clone(), point.id), point);
-        Ok(())
+        Ok(body)
+    }
+
+    fn append_merged(
+        &mut self,
+        volume: &VolumeName,
+        id: PointId,
+        on: Option<PointId>,
+        ops: &[Bytes],
+    ) -> Result<(), Refused> {
+        let point = self.existing(volume, id)?;
+        match on {
+            Some(on) => drop(self.existing(volume, on)?),
+            None => {
+                let key = key::point(key::CHECKPOINT, volume, id);
+                if self.shared.index.get(Table::Catalogue, &key).map_err(StoreError::from)?.is_none() {
+                    return Err(Refused::Record(StoreError::NoSuchPoint(volume.clone(), id)));
+                }
+            }
+        }
+        let mut body = self.append_ops(volume, &point, ops)?;
+        body.on = on.map(wire::point_id_to_wire);
+        let fact = Fact::Merged { volume: volume.clone(), point, on };
+        self.append_fact(Kind::Merged, &body, &fact, &Known::default())
+    }
+
+    /// What is dropped was chosen a while ago: it is looked at again whether it may go.
+    fn append_drop(
+        &mut self,
+        volume: &VolumeName,
+        epoch: Epoch,
+        runs: &[(PointId, PointId)],
+        oldest_ns: u64,
+    ) -> Result<(), Refused> {
+        let no_volume = || Refused::Record(StoreError::NoSuchVolume(volume.clone()));
+        let info = self.ahead.get(volume).ok_or_else(no_volume)?;
+        if info.epoch != epoch {
+            let (volume, current) = (volume.clone(), info.epoch);
+            return Err(Refused::Record(StoreError::EpochMoved { volume, expected: epoch, current }));
+        }
+        let last = info.last.id;
+        let gone = points_in(&self.shared.index, volume, runs).map_err(StoreError::from)?;
+        for (first, end) in runs {
+            let (from, to) = (key::point(key::TAG, volume, *first), end_key(key::TAG, volume, *end));
+            let tagged = !self.shared.tags(volume, *first, *end)?.is_empty()
+                || self.group.puts.iter().any(|put| put.key >= from && put.key < to);
+            if tagged || (*first..=*end).contains(&last) {
+                return Err(Refused::Record(StoreError::InUse(volume.clone(), *first)));
+            }
+        }
+        let run = |(first, last): &(PointId, PointId)| RunMessage {
+            epoch: first.epoch.0,
+            first: first.seq.0,
+            more: last.seq.0.saturating_sub(first.seq.0),
+        };
+        let count = gone.len() as u64;
+        let runs_body = runs.iter().map(run).collect();
+        let body = DropBody { volume: volume.to_string(), runs: runs_body, count, oldest_ns };
+        let fact = Fact::Drop { volume: volume.clone(), runs: runs.to_vec(), count, oldest_ns };
+        self.append_fact(Kind::Drop, &body, &fact, &Known { gone, base: None })
     }
 
     fn append_fact(
@@ -229,18 +310,18 @@ impl Writer {
         kind: Kind,
         body: &impl Message,
         fact: &Fact,
-        base: Option<Point>,
+        known: &Known,
     ) -> Result<(), Refused> {
         let body = body.encode_to_vec();
         fits(body.len(), "record")?;
         let place = self.log.append(kind, &[&body])?;
-        self.apply(fact, place, base);
+        self.apply(fact, place, known);
         Ok(())
     }
 
-    fn apply(&mut self, fact: &Fact, place: Place, base: Option<Point>) {
+    fn apply(&mut self, fact: &Fact, place: Place, known: &Known) {
         let number = self.log.mark().number;
-        self.ahead.apply(number, fact, place, base, &mut self.group.puts);
+        self.ahead.apply(number, fact, place, known, &mut self.group.puts);
         if let Some(volume) = fact.volume()
             && !self.group.touched.contains(volume)
         {

@@ -135,7 +135,9 @@ impl Pass<'_> {
         }
         run.summary.chunks += 1;
         let place = self.store.chunk_place(&entry.tenant, &entry.id)?;
-        self.compare(found, place, Kind::Chunk);
+        let other = |place| place == found.place || self.store.is_intact(place, Kind::Chunk);
+        let known = place.is_some_and(other);
+        self.compare(found, known);
         Ok(None)
     }
 
@@ -153,18 +155,17 @@ impl Pass<'_> {
     fn fact(&mut self, found: &Found) -> Result<Option<Fault>, StoreError> {
         match Fact::decode(found.kind, found.body.clone()) {
             None => return Ok(Some(nonsense(found))),
-            Some(Fact::Commit { volume, point, .. }) => {
-                let place = self.store.commit_place(&volume, point.id)?;
-                self.compare(found, place, Kind::Commit);
+            Some(Fact::Commit { volume, point, .. } | Fact::Merged { volume, point, .. }) => {
+                let known = self.store.knows_point(&volume, point.id, found.place)?;
+                self.compare(found, known);
             }
             Some(_) => {}
         }
         Ok(None)
     }
 
-    /// The index knows this record, or another one that says the same.
-    fn compare(&mut self, found: &Found, place: Option<Place>, kind: Kind) {
-        let known = place.is_some_and(|place| place == found.place || self.store.is_intact(place, kind));
+    /// Whether the index knows this record, or another one that says the same.
+    fn compare(&mut self, found: &Found, known: bool) {
         if !known {
             self.index.get_or_insert((0, found.place)).0 += 1;
         }

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tidelock_proto::{ChunkId, FileId, Op, PointId, Tree, VolumeName, point::Point};
+use tidelock_proto::{ChunkId, FileId, Op, PointId, Tree, VolumeName};
 
 use super::{Event, Fault, Progress, Run, Touched, log::Log};
 use crate::{
+    catalogue::Step,
     limits,
     log::{LogError, Place, entry::Kind},
     store::{Cause, Store, StoreError},
@@ -60,7 +61,7 @@ pub(super) fn check(
             if run.stopped() {
                 return Ok(check.findings());
             }
-            if entry.as_ref().is_some_and(|(place, _)| log.is_behind(*place)) {
+            if entry.as_ref().is_some_and(|step| log.is_behind(step.place)) {
                 continue;
             }
             run.summary.points += 1;
@@ -103,19 +104,14 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// Whether the point can be restored whole.
-    fn point(
-        &mut self,
-        id: PointId,
-        entry: Option<(Place, Point)>,
-        checkpoints: &mut u64,
-    ) -> Result<bool, StoreError> {
-        let Some((place, point)) = entry else {
+    fn point(&mut self, id: PointId, entry: Option<Step>, checkpoints: &mut u64) -> Result<bool, StoreError> {
+        let Some(step) = entry else {
             let key = self.own(Fault::Point { point: id, cause: Cause::Unreadable("index entry") });
             self.standing = Standing::Lost(id, key);
             self.touch(key).point(id);
             return Ok(false);
         };
-        self.advance(&point, place)?;
+        self.advance(&step)?;
         if let Some(place) = self.store.checkpoint_place(self.volume, id)? {
             *checkpoints += 1;
             self.checkpoint(id, place)?;
@@ -124,7 +120,7 @@ impl Check<'_> {
             self.touch(key).point(id);
             return Ok(false);
         }
-        if self.tree.digest() != point.cut.digest {
+        if self.tree.digest() != step.point.cut.digest {
             let key = self.own(Fault::Point { point: id, cause: Cause::Digest });
             self.touch(key).point(id);
             return Ok(false);
@@ -143,8 +139,23 @@ impl Check<'_> {
     }
 
     /// From the carried tree to the point's.
-    fn advance(&mut self, point: &Point, place: Place) -> Result<(), StoreError> {
-        match (self.standing, point.parent) {
+    fn advance(&mut self, step: &Step) -> Result<(), StoreError> {
+        let point = &step.point;
+        match (self.standing, step.on) {
+            // Its tree is nowhere but in its checkpoint.
+            (_, None) if step.kind == Kind::Merged => {
+                match self.store.tree_at(self.volume, point.id) {
+                    Ok(tree) => {
+                        self.standing = Standing::Tree(Some(point.id));
+                        self.adopt(tree)?;
+                    }
+                    Err(error) => {
+                        let key = self.blame(point.id, error)?;
+                        self.standing = Standing::Lost(point.id, key);
+                    }
+                }
+                return Ok(());
+            }
             (Standing::Tree(at), parent) if at == parent => {}
             // The parent is lost, and so is this one.
             (Standing::Lost(at, key), Some(parent)) if at == parent => {
@@ -169,17 +180,15 @@ impl Check<'_> {
         }
         let (mut changed, mut written) = (BTreeSet::new(), BTreeSet::new());
         let mut unlinked = false;
-        let replayed =
-            self.store.replay_commit(self.volume, point.id, place, &mut self.tree, &mut |op| match op {
-                Op::Write { id, pieces, .. } => {
-                    changed.insert(*id);
-                    written
-                        .extend(pieces.iter().filter_map(|piece| piece.chunk).map(|chunk| (chunk.id, *id)));
-                }
-                Op::Resize { id, .. } => drop(changed.insert(*id)),
-                Op::Link { .. } | Op::Unlink { .. } => unlinked = true,
-                _ => {}
-            });
+        let replayed = self.store.replay_commit(self.volume, step, &mut self.tree, &mut |op| match op {
+            Op::Write { id, pieces, .. } => {
+                changed.insert(*id);
+                written.extend(pieces.iter().filter_map(|piece| piece.chunk).map(|chunk| (chunk.id, *id)));
+            }
+            Op::Resize { id, .. } => drop(changed.insert(*id)),
+            Op::Link { .. } | Op::Unlink { .. } => unlinked = true,
+            _ => {}
+        });
         match replayed {
             Ok(()) => self.standing = Standing::Tree(Some(point.id)),
             Err(error) => {

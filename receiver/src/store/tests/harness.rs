@@ -28,6 +28,8 @@ pub(super) struct Source {
     epoch: Epoch,
     /// Numbers that the next commit leaves out.
     left_out: u64,
+    /// When the next points are received; their number if 0.
+    pub(super) now_ns: u64,
     rng: StdRng,
 }
 
@@ -40,6 +42,7 @@ impl Source {
             last: None,
             epoch: Epoch::FIRST,
             left_out: 0,
+            now_ns: 0,
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -119,7 +122,8 @@ impl Source {
             group: Vec::new(),
             digest: self.tree.digest(),
         };
-        let point = Point { id, parent: self.last, cut, received_ns: id.seq.0, tags: Vec::new() };
+        let received_ns = if self.now_ns == 0 { id.seq.0 } else { self.now_ns };
+        let point = Point { id, parent: self.last, cut, received_ns, tags: Vec::new() };
         batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops: encode_model_ops(ops) }));
         self.last = Some(id);
         self.left_out = 0;

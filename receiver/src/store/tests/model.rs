@@ -10,7 +10,10 @@ use super::{
     harness::{Source, volume},
     sim::SimDisk,
 };
-use crate::store::{Store, StoreError, block_on};
+use crate::{
+    retention::{Candidate, choose},
+    store::{Store, StoreError, block_on},
+};
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -18,6 +21,7 @@ enum Act {
     Promote { volume: usize, base: prop::sample::Index },
     Tag { volume: usize, point: prop::sample::Index, tag: u8 },
     Checkpoint { volume: usize, point: prop::sample::Index },
+    Thin { volume: usize, later: u64 },
     Reopen { rebuild: bool },
 }
 
@@ -30,6 +34,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (volume(), index()).prop_map(|(volume, base)| Act::Promote { volume, base }),
         3 => (volume(), index(), 0..4u8).prop_map(|(volume, point, tag)| Act::Tag { volume, point, tag }),
         3 => (volume(), index()).prop_map(|(volume, point)| Act::Checkpoint { volume, point }),
+        3 => (volume(), 0..12u64).prop_map(|(volume, later)| Act::Thin { volume, later }),
         1 => any::<bool>().prop_map(|rebuild| Act::Reopen { rebuild }),
     ]
 }
@@ -88,8 +93,35 @@ impl World {
                 let Some(point) = self.pick(volume, &point) else { return };
                 self.store().checkpoint(&self.sources[volume].volume, point).expect("written");
             }
+            Act::Thin { volume, later } => self.thin(volume, later),
             Act::Reopen { rebuild } => self.reopen(rebuild),
         }
+    }
+
+    /// What goes is what the policy says, from what the test itself knows of the points.
+    fn thin(&mut self, volume: usize, later: u64) {
+        let policy = "all:4ns,2ns:8ns,4ns:16ns".parse().expect("a policy");
+        let name = self.sources[volume].volume.clone();
+        let Some(info) = self.store().volume(&name) else { return };
+        let now_ns = info.last.id.seq.0 + later;
+        let candidate = |id: &PointId| Candidate {
+            id: *id,
+            time_ns: id.seq.0,
+            fuzzy: false,
+            protected: self.tags.contains_key(&(volume, *id)) || *id >= info.last.id,
+        };
+        let candidates: Vec<_> = self.sources[volume].points.keys().map(candidate).collect();
+        let verdicts = choose(&candidates, &policy, now_ns);
+        let gone: Vec<_> = candidates.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_drop()).collect();
+        let thinned = self.store().thin(&name, &policy, now_ns).expect("thinned");
+        assert_eq!(thinned.dropped, gone.len() as u64);
+        for (candidate, _) in gone {
+            self.sources[volume].points.remove(&candidate.id);
+            let error = self.store().tree_at(&name, candidate.id).expect_err("it is gone");
+            assert!(matches!(error, StoreError::NoSuchPoint(..)), "{error}");
+        }
+        let points = self.sources[volume].points.len() as u64;
+        assert_eq!(self.store().volume(&name).expect("it is there").points, points);
     }
 
     /// What the store says is the same after it was closed, with its index or without.
