@@ -3,6 +3,8 @@
 //! One file a database, one story for all. `TIDELOCK_POINTS=whole` takes as many points as it needs to be believed,
 //! `TIDELOCK_POINTS=N` takes N. With `TIDELOCK_KEEP=DIR` a bad point is restored once more beneath DIR, as evidence.
 
+mod etcd;
+mod lmdb;
 mod mariadb;
 mod redis;
 mod sqlite;
