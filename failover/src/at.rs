@@ -1,4 +1,4 @@
-//! Which point is meant: `latest`, a time, or a number.
+//! Which point is meant: `latest`, a time, a number, or a name.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use thiserror::Error;
 use tidelock_proto::PointId;
 
 /// A way to name a recovery point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum At {
     /// The newest point of the current line that is not fuzzy.
     #[default]
@@ -21,20 +21,24 @@ pub enum At {
     Ago(Duration),
     /// Exactly this one, on whatever line it is.
     Point(PointId),
+    /// The newest of the current line with this name.
+    Tag(String),
 }
 
 /// Not a way to name a point.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{0:?} names no point: write `latest`, EPOCH.SEQ, a time as 2026-01-31T12:30:00Z, or an age as -5m")]
+#[error(
+    "{0:?} names no point: write `latest`, EPOCH.SEQ, tag:NAME, a time as 2026-01-31T12:30:00Z, or an age as -5m"
+)]
 pub struct AtError(String);
 
 impl At {
     /// The latest time that is meant, in nanoseconds since 1970; none if no time is.
-    pub fn not_after_ns(self, now: SystemTime) -> Option<u64> {
+    pub fn not_after_ns(&self, now: SystemTime) -> Option<u64> {
         match self {
-            Self::Latest | Self::Point(_) => None,
-            Self::Time(time_ns) => Some(time_ns),
-            Self::Ago(age) => Some(to_ns(now.checked_sub(age).unwrap_or(UNIX_EPOCH))),
+            Self::Latest | Self::Point(_) | Self::Tag(_) => None,
+            Self::Time(time_ns) => Some(*time_ns),
+            Self::Ago(age) => Some(to_ns(now.checked_sub(*age).unwrap_or(UNIX_EPOCH))),
         }
     }
 }
@@ -46,6 +50,9 @@ impl FromStr for At {
         let text = text.trim();
         if text == "latest" {
             return Ok(Self::Latest);
+        }
+        if let Some(tag) = text.strip_prefix("tag:").filter(|tag| !tag.is_empty()) {
+            return Ok(Self::Tag(tag.to_owned()));
         }
         if let Ok(point) = text.parse() {
             return Ok(Self::Point(point));
@@ -67,6 +74,7 @@ impl fmt::Display for At {
             Self::Time(time_ns) => f.write_str(&show_time(*time_ns)),
             Self::Ago(age) => write!(f, "{} ago", humantime::format_duration(*age)),
             Self::Point(point) => point.fmt(f),
+            Self::Tag(tag) => write!(f, "tag:{tag}"),
         }
     }
 }
@@ -96,7 +104,8 @@ mod tests {
         for text in ["-5m", "5m ago", "300s ago"] {
             assert_eq!(text.parse(), Ok(At::Ago(Duration::from_secs(300))));
         }
-        for bad in ["", "now", "5m", "1.x", "-", "yesterday"] {
+        assert_eq!("tag:before the upgrade".parse(), Ok(At::Tag("before the upgrade".to_owned())));
+        for bad in ["", "tag:", "now", "5m", "1.x", "-", "yesterday"] {
             assert!(bad.parse::<At>().is_err(), "{bad:?} was accepted");
         }
         let now = UNIX_EPOCH + Duration::from_secs(400);

@@ -69,6 +69,14 @@ pub enum FailoverError {
         /// What was asked for.
         point: PointId,
     },
+    /// No point has the name.
+    #[error("volume {volume} has no usable point named {tag:?}: `tidelock points {volume} --all` lists them")]
+    NoTag {
+        /// The volume.
+        volume: VolumeName,
+        /// What was asked for.
+        tag: String,
+    },
     /// No point is as old as was asked for.
     #[error(
         "volume {volume} has no usable point at or before {wanted}: they begin at {oldest} and end at {newest}"

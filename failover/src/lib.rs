@@ -21,7 +21,7 @@ pub use access::Access;
 pub use at::{At, AtError};
 pub use error::FailoverError;
 pub use plan::{PlanReport, RuleReport, plan};
-pub use promote::{PromoteOptions, PromoteReport, Recovery, promote};
+pub use promote::{PromoteOptions, PromoteReport, Recovery, next_command, promote};
 pub use rebuild::{RebuildReport, rebuild};
 pub use report::{PointReport, VolumeReport, points, status};
 pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};

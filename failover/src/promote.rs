@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What to promote, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PromoteOptions {
     /// Which point.
     pub at: At,
@@ -97,7 +97,7 @@ pub fn promote(
 ) -> Result<PromoteReport, FailoverError> {
     let (begun, now) = (Instant::now(), SystemTime::now());
     events(Event::Step(Step::Select));
-    let mut choice = choose(access, volume, options.at, options.accept_fuzzy, now)?;
+    let mut choice = choose(access, volume, &options.at, options.accept_fuzzy, now)?;
     if choice.point.cut.consistency == Consistency::Fuzzy && !options.accept_fuzzy {
         return Err(FailoverError::Fuzzy(choice.point.id));
     }
@@ -153,7 +153,7 @@ pub fn promote(
             rto_ms,
         },
         work,
-        next_command: next_command(volume, directory, epoch),
+        next_command: command([(volume.to_string(), directory)].into_iter(), epoch.0),
     })
 }
 
@@ -173,7 +173,7 @@ fn fence(
     if base == choice.point.id {
         return Ok((epoch, None));
     }
-    let later = choose(access, volume, At::Latest, options.accept_fuzzy, SystemTime::now())?;
+    let later = choose(access, volume, &At::Latest, options.accept_fuzzy, SystemTime::now())?;
     let epoch = match later.point.id == base {
         true => epoch,
         false => access.raise_epoch(volume, epoch, Some(later.point.id))?.0,
@@ -202,9 +202,22 @@ fn age_ms(choice: &Choice, now: SystemTime) -> f64 {
     to_ns(now).saturating_sub(choice.point.cut.time_ns) as f64 / 1e6
 }
 
-fn next_command(volume: &VolumeName, directory: &Path, epoch: Epoch) -> String {
-    format!(
-        "tidelock sidecar --volume {volume}={} --epoch {epoch} --receiver HOST:PORT --identity DIR",
-        directory.display()
-    )
+/// The command that protects these volumes together from now on. They may be at different epochs; the highest is taken, and
+/// the receiver raises the others to it.
+pub fn next_command(reports: &[PromoteReport]) -> String {
+    let epoch = reports.iter().map(|report| report.epoch).max().unwrap_or(1);
+    command(reports.iter().map(|report| (report.volume.clone(), report.directory.as_path())), epoch)
+}
+
+fn command<'a>(volumes: impl Iterator<Item = (String, &'a Path)>, epoch: u64) -> String {
+    let volumes: String =
+        volumes.map(|(volume, directory)| format!(" --volume {volume}={}", directory.display())).collect();
+    format!("tidelock sidecar{volumes} --epoch {epoch} --receiver HOST:PORT --identity DIR")
+}
+
+impl PromoteReport {
+    /// The promoted point, for the other volumes of its group.
+    pub fn at(&self) -> At {
+        self.point.id.parse().map_or(At::Latest, At::Point)
+    }
 }

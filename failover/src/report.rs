@@ -1,6 +1,9 @@
 //! Volumes and points as an operator sees them, ready to be printed or serialised.
 
-use std::time::SystemTime;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use serde::Serialize;
 use tidelock_proto::{
@@ -160,7 +163,7 @@ impl Choice {
 pub(crate) fn choose(
     access: &Access,
     name: &VolumeName,
-    at: At,
+    at: &At,
     accept_fuzzy: bool,
     now: SystemTime,
 ) -> Result<Choice, FailoverError> {
@@ -170,6 +173,10 @@ pub(crate) fn choose(
     };
     let pick = |newest: Option<usize>| {
         let points = access.points(name, newest)?;
+        let points = match at {
+            At::Point(_) => points,
+            _ => whole_groups(access, name, points, newest)?,
+        };
         let point = select::select(name, &points, last, at, accept_fuzzy, now)?;
         let current = select::line(&points, last).contains(&point.id);
         Ok::<_, FailoverError>((point, current))
@@ -177,4 +184,22 @@ pub(crate) fn choose(
     // Nearly always one of the newest is meant; a journal can be long.
     let (point, current) = pick(Some(limits::NEWEST_POINTS)).or_else(|_| pick(None))?;
     Ok(Choice { volume, point, current })
+}
+
+/// Leaves out the points that not all volumes of their group have.
+fn whole_groups(
+    access: &Access,
+    name: &VolumeName,
+    points: Vec<Point>,
+    newest: Option<usize>,
+) -> Result<Vec<Point>, FailoverError> {
+    let names: BTreeSet<&VolumeName> = points.iter().flat_map(|point| &point.cut.group).collect();
+    let mut lines = BTreeMap::new();
+    for other in names.into_iter().filter(|other| *other != name) {
+        // A volume that this operator may not see, or that has no point yet: nothing is known of it.
+        let Ok(volume) = access.volume(other) else { continue };
+        let Some(last) = volume.last else { continue };
+        lines.insert(other.clone(), select::line(&access.points(other, newest)?, last.id));
+    }
+    Ok(select::whole_groups(name, points, &lines))
 }

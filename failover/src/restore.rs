@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What to restore, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RestoreOptions {
     /// Which point.
     pub at: At,
@@ -77,7 +77,7 @@ pub fn restore(
 ) -> Result<RestoreReport, FailoverError> {
     let begun = Instant::now();
     events(Event::Step(Step::Select));
-    let choice = choose(access, volume, options.at, options.accept_fuzzy, SystemTime::now())?;
+    let choice = choose(access, volume, &options.at, options.accept_fuzzy, SystemTime::now())?;
     let target = target_options(volume, choice.point.id, options.overwrite, options.trust_mtime);
     reconcile::check_target(directory, &target)?;
     events(Event::Step(Step::Check));

@@ -31,18 +31,34 @@ pub(crate) fn line(points: &[Point], last: PointId) -> HashSet<PointId> {
     found
 }
 
+/// The points that all other volumes of their group have, too, on the lines that are current there. A point of a volume that is
+/// cut alone, and one of a group of which nothing else is known, is its own.
+///
+/// The lines matter once one volume of a group is promoted: for the others only what that one builds on remains, so
+/// volumes that are promoted one after the other end up at one instant.
+pub(crate) fn whole_groups(
+    name: &VolumeName,
+    points: Vec<Point>,
+    others: &BTreeMap<VolumeName, HashSet<PointId>>,
+) -> Vec<Point> {
+    let has = |other: &VolumeName, id: &PointId| {
+        other == name || others.get(other).is_none_or(|line| line.contains(id))
+    };
+    points.into_iter().filter(|point| point.cut.group.iter().all(|other| has(other, &point.id))).collect()
+}
+
 /// The point that `at` means. Fuzzy ones are passed over unless accepted or named.
 pub(crate) fn select(
     volume: &VolumeName,
     points: &[Point],
     last: PointId,
-    at: At,
+    at: &At,
     accept_fuzzy: bool,
     now: SystemTime,
 ) -> Result<Point, FailoverError> {
     if let At::Point(id) = at {
-        let named = points.iter().find(|point| point.id == id).cloned();
-        return named.ok_or_else(|| FailoverError::NoPoint { volume: volume.clone(), point: id });
+        let named = points.iter().find(|point| point.id == *id).cloned();
+        return named.ok_or_else(|| FailoverError::NoPoint { volume: volume.clone(), point: *id });
     }
     let line = line(points, last);
     let on_line: Vec<&Point> = points.iter().filter(|point| line.contains(&point.id)).collect();
@@ -56,6 +72,10 @@ pub(crate) fn select(
             FailoverError::OnlyFuzzy(volume.clone())
         });
     };
+    if let At::Tag(tag) = at {
+        let named = usable.find(|point| point.tags.contains(tag)).map(|point| (**point).clone());
+        return named.ok_or_else(|| FailoverError::NoTag { volume: volume.clone(), tag: tag.clone() });
+    }
     let Some(not_after_ns) = at.not_after_ns(now) else { return Ok((**newest).clone()) };
     match usable.find(|point| point.cut.time_ns <= not_after_ns) {
         Some(point) => Ok((**point).clone()),
@@ -108,7 +128,7 @@ mod tests {
         let volume = "t/v".parse().unwrap();
         let now = UNIX_EPOCH + Duration::from_secs(60);
         let found =
-            select(&volume, &history(), "2.2".parse().unwrap(), at.parse().unwrap(), accept_fuzzy, now);
+            select(&volume, &history(), "2.2".parse().unwrap(), &at.parse().unwrap(), accept_fuzzy, now);
         found.map(|point| point.id.to_string())
     }
 
@@ -128,6 +148,38 @@ mod tests {
     }
 
     #[test]
+    fn a_point_of_a_group_counts_once_all_have_it() {
+        let (data, wal): (VolumeName, VolumeName) = ("t/data".parse().unwrap(), "t/wal".parse().unwrap());
+        let mut points = history();
+        for point in &mut points[..4] {
+            point.cut.group = vec![data.clone(), wal.clone()];
+        }
+        let ids = |others: &[(&VolumeName, &[&str])]| {
+            let line = |ids: &[&str]| ids.iter().map(|id| id.parse().unwrap()).collect::<HashSet<PointId>>();
+            let others = others.iter().map(|(name, ids)| ((*name).clone(), line(ids))).collect();
+            let whole = whole_groups(&data, points.clone(), &others);
+            whole.iter().map(|point| point.id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[(&wal, &["1.1", "1.2", "1.9"])]), ["1.1", "1.2", "2.2"], "2.2 was cut alone");
+        assert_eq!(ids(&[(&wal, &[])]), ["2.2"]);
+        assert_eq!(ids(&[]).len(), 5, "nothing is known of the other volume");
+    }
+
+    #[test]
+    fn a_name_means_the_newest_point_of_the_line_that_has_it() {
+        let mut points = history();
+        for index in [0, 1, 2] {
+            points[index].tags = vec!["here".to_owned()];
+        }
+        let volume: VolumeName = "t/v".parse().unwrap();
+        let named = |tag: &str| {
+            select(&volume, &points, "2.2".parse().unwrap(), &At::Tag(tag.into()), false, UNIX_EPOCH)
+        };
+        assert_eq!(named("here").unwrap().id.to_string(), "1.2");
+        assert!(matches!(named("nowhere"), Err(FailoverError::NoTag { .. })));
+    }
+
+    #[test]
     fn the_line_goes_on_over_points_no_longer_kept() {
         let mut kept = history();
         kept.remove(1);
@@ -141,8 +193,9 @@ mod tests {
     fn without_a_cut_there_is_no_latest() {
         let volume: VolumeName = "t/v".parse().unwrap();
         let fuzzy = [point("1.1", None, 10, Consistency::Fuzzy)];
-        let latest =
-            |points: &[Point]| select(&volume, points, "1.1".parse().unwrap(), At::Latest, false, UNIX_EPOCH);
+        let latest = |points: &[Point]| {
+            select(&volume, points, "1.1".parse().unwrap(), &At::Latest, false, UNIX_EPOCH)
+        };
         assert!(latest(&fuzzy).unwrap_err().is_refusal());
         assert!(matches!(latest(&[]), Err(FailoverError::NoPoints(_))));
     }

@@ -156,11 +156,18 @@ impl Catalogue {
             }
             Fact::Commit { volume, point, .. } => {
                 put(key::point(key::POINT, volume, point.id), encode_point(place, point, None));
+                // In the commit itself, so that it is never there without the names it was promised under.
+                for tag in &point.tags {
+                    put(key::tag(volume, point.id, tag), Vec::new());
+                }
                 volume
             }
             Fact::Merged { volume, point, on } => {
                 let step = Merged { on: on.map(wire::point_id_to_wire) };
                 put(key::point(key::POINT, volume, point.id), encode_point(place, point, Some(step)));
+                for tag in &point.tags {
+                    put(key::tag(volume, point.id, tag), Vec::new());
+                }
                 volume
             }
             Fact::Drop { volume, .. } => {
@@ -228,7 +235,7 @@ impl Catalogue {
             as_of: 0,
         });
         info.epoch = info.epoch.max(point.id.epoch);
-        info.last = point.clone();
+        info.last = Point { tags: Vec::new(), ..point.clone() };
         info.promoted = false;
         info.points += 1;
         info.oldest_ns = info.oldest_ns.min(point.cut.time_ns);

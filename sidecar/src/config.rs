@@ -9,7 +9,7 @@ use std::{
 use thiserror::Error;
 use tidelock_proto::{Epoch, VolumeName, identity::IdentityFileError, limits::GROUP_VOLUMES_MAX};
 
-use crate::{capture::VolumeError, watch::TrackerChoice};
+use crate::{capture::VolumeError, hooks::HookConfig, watch::TrackerChoice};
 
 /// One volume and where it is.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct Config {
     pub pack_threads: usize,
     /// zstd level.
     pub zstd_level: i32,
+    /// The application's own commands around an `app` cut.
+    pub hooks: HookConfig,
 }
 
 /// Two volumes of which one contains the other.
@@ -195,6 +197,7 @@ mod tests {
             cut_interval: Duration::from_millis(2),
             cpu_share: 0.1,
             drain_timeout: Duration::from_secs(1),
+            hooks: HookConfig::default(),
             pack_threads: 1,
             zstd_level: crate::pack::LEVEL_DEFAULT,
         }

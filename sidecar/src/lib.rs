@@ -3,6 +3,7 @@
 mod capture;
 pub mod config;
 mod cut;
+pub mod hooks;
 pub mod http;
 pub mod limits;
 pub mod metrics;

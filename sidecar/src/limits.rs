@@ -51,6 +51,12 @@ pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Connections to the local HTTP port at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 32;
+/// Names and questions that wait for an answer.
+pub const REQUESTS_MAX: usize = 256;
+/// How long a question is waited for where nobody asked to wait.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// The longest that a request may ask to wait.
+pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 // Capturing.
 

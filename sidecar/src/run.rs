@@ -21,8 +21,10 @@ use tokio::{
 use crate::{
     capture::Volume,
     config::{Config, ConfigError, VolumeConfig},
-    cut::{CutError, Cutter, CutterConfig, Ended, Engine},
-    http, limits,
+    cut::{CutError, Cutter, CutterConfig, Desk, Ended, Engine},
+    hooks::Hooks,
+    http::{self, Control},
+    limits,
     pack::Packer,
     ship::{self, SessionConfig, ShipConfig, outbox},
     status::Status,
@@ -103,6 +105,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     let stop = Arc::new(AtomicBool::new(false));
     let (end_tasks, tasks_end) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let desk = Arc::new(Desk::new().map_err(RunError::Session)?);
+    let hooks = Arc::new(Hooks::new(config.hooks.clone()));
     let mut statuses = Vec::new();
     let mut volumes = Vec::new();
     for volume in &config.volumes {
@@ -113,8 +117,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     }
     tasks.spawn({
         let end = until(tasks_end);
+        let control = Control::new(desk.clone(), hooks.clone());
         async move {
-            if let Err(error) = http::serve(listener, statuses, end).await {
+            if let Err(error) = http::serve(listener, statuses, control, end).await {
                 tracing::error!(%error, "the local port failed");
             }
         }
@@ -124,12 +129,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     }
     tracing::info!(%address, receiver = config.receiver, epoch = %config.epoch, "sidecar started");
 
-    let ended = cut(&config, volumes, stop.clone())?;
+    let ended = cut(&config, volumes, desk, stop.clone())?;
     let outcome = supervise(ended, &stop, shutdown).await;
     if matches!(outcome, Ok(Outcome::Fenced { .. } | Outcome::Superseded(_))) {
         // So that whoever watches the status learns why it ends, not only that it did.
         tokio::time::sleep(limits::LAST_WORDS).await;
     }
+    // The cutter is gone, so nobody waits for a cut any more; but an application that was quiesced is let go.
+    hooks.rest().await;
     let _ = end_tasks.send(true);
     let drain = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(Duration::from_secs(1), drain).await;
@@ -140,6 +147,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
 fn cut(
     config: &Config,
     volumes: Vec<(VolumeName, Engine)>,
+    desk: Arc<Desk>,
     stop: Arc<AtomicBool>,
 ) -> Result<oneshot::Receiver<Ended>, RunError> {
     let cutting = CutterConfig {
@@ -149,7 +157,7 @@ fn cut(
         final_cut_within: config.drain_timeout,
     };
     let (tell, ended) = oneshot::channel();
-    let cutter = Cutter::new(volumes, cutting, stop);
+    let cutter = Cutter::new(volumes, cutting, desk, stop);
     let span = tracing::info_span!("cutter", epoch = %config.epoch);
     std::thread::Builder::new()
         .name("cutter".to_owned())

@@ -4,6 +4,7 @@
 
 mod demo;
 pub(crate) mod exit;
+mod local;
 mod logging;
 pub(crate) mod output;
 mod pki;
@@ -38,6 +39,8 @@ enum Command {
     Restore(restore::Args),
     Promote(promote::Args),
     Status(status::Args),
+    Mark(local::Mark),
+    Checkpoint(local::Checkpoint),
     Verify(verify::Args),
     Store(store::Args),
     Pki(pki::Args),
@@ -60,6 +63,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Restore(args) => restore::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Mark(args) => local::mark(&args),
+        Command::Checkpoint(args) => local::checkpoint(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Store(args) => store::run(&args),
         Command::Pki(args) => pki::run(args),

@@ -1,6 +1,9 @@
 //! `tidelock promote`: the standby becomes the primary.
 
+use std::path::PathBuf;
+
 use tidelock_failover::{PromoteOptions, PromoteReport, promote};
+use tidelock_proto::VolumeName;
 
 use super::{
     exit::Failure,
@@ -16,31 +19,57 @@ use super::{
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
+    /// Another volume of the same group and its directory; may be given several times. It is promoted to the same point
+    #[arg(long, value_name = "TENANT/NAME=DIR", value_parser = parse_also)]
+    also: Vec<(VolumeName, PathBuf)>,
     #[command(flatten)]
     source: Source,
+}
+
+fn parse_also(text: &str) -> Result<(VolumeName, PathBuf), String> {
+    let (name, directory) = text.split_once('=').ok_or("write TENANT/NAME=DIRECTORY")?;
+    Ok((name.parse().map_err(|error| format!("{error}"))?, directory.into()))
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = &args.target;
     let options = PromoteOptions {
-        at: target.at,
+        at: target.at.clone(),
         accept_fuzzy: target.accept.is_some(),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
     };
     let access = args.source.open()?;
     let bar = output::Bar::new(target.json);
-    let done = promote(&access, &target.volume, &target.to, &options, &|event| bar.on(event));
+    let mut reports = vec![
+        promote(&access, &target.volume, &target.to, &options, &|event| bar.on(event))
+            .map_err(Failure::failover)?,
+    ];
+    // The first has fenced the sidecar of all, and its point is one that the others have.
+    let same = PromoteOptions { at: reports[0].at(), ..options };
+    for (volume, directory) in &args.also {
+        let done = promote(&access, volume, directory, &same, &|event| bar.on(event));
+        reports.push(done.map_err(Failure::failover)?);
+    }
     drop(bar);
-    let mut report = done.map_err(Failure::failover)?;
+    let mut next_command = tidelock_failover::next_command(&reports);
     if let Some(receiver) = args.source.receiver() {
-        report.next_command = report.next_command.replace("HOST:PORT", receiver);
+        next_command = next_command.replace("HOST:PORT", receiver);
     }
+    reports.iter_mut().for_each(|report| report.next_command.clone_from(&next_command));
     if target.json {
-        return Ok(output::json(&report)?);
+        match reports.as_slice() {
+            [one] => output::json(one)?,
+            all => output::json(&all)?,
+        }
+        return Ok(());
     }
-    print(&report);
-    warn(&report.work);
+    for report in &reports {
+        print(report);
+        warn(&report.work);
+    }
+    output::print("\nStart the application there. To protect it from now on:");
+    output::print(&format!("  {next_command}"));
     Ok(())
 }
 
@@ -69,6 +98,4 @@ fn print(report: &PromoteReport) {
         ),
         ("work", work(&report.work)),
     ]);
-    output::print("\nStart the application there. To protect it from now on:");
-    output::print(&format!("  {}", report.next_command));
 }

@@ -15,7 +15,7 @@ pub(crate) struct Target {
     /// The directory; it is created, or must be empty
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
-    /// The point: `latest`, EPOCH.SEQ, the newest not after a time (2026-01-31T12:30:00Z), or an age (-5m)
+    /// The point: `latest`, EPOCH.SEQ, tag:NAME, the newest not after a time (2026-01-31T12:30:00Z), or an age (-5m)
     #[arg(long, default_value_t, value_name = "WHEN", allow_hyphen_values = true)]
     pub(crate) at: At,
     /// Take points whose files were copied one by one
@@ -44,7 +44,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = &args.target;
     let options = RestoreOptions {
-        at: target.at,
+        at: target.at.clone(),
         accept_fuzzy: target.accept.is_some(),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use tidelock_proto::Epoch;
 use tidelock_sidecar::{
     Config, Outcome, RunError, VolumeConfig,
+    hooks::{HookConfig, OnHookFailure},
     pack::{LEVEL_DEFAULT, Packer},
     watch::TrackerChoice,
 };
@@ -35,7 +36,8 @@ pub(crate) struct Args {
     /// Which event sources to use.
     #[arg(long, value_enum, default_value_t)]
     tracker: TrackerArg,
-    /// TCP address for /healthz, /readyz, /metrics and /status, which are plain HTTP.
+    /// TCP address for /healthz, /readyz, /metrics and /status, which are plain HTTP. What `tidelock mark` and `tidelock
+    /// checkpoint` ask for is taken from this machine only.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9902")]
     http: SocketAddr,
     /// Write the bound HTTP address here once it listens.
@@ -60,7 +62,49 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LEVEL", default_value_t = LEVEL_DEFAULT, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-50..=19))]
     zstd_level: i32,
     #[command(flatten)]
+    hooks: HookArgs,
+    #[command(flatten)]
     log: LogArgs,
+}
+
+/// The application's own commands for `tidelock mark --app`.
+#[derive(Debug, clap::Args)]
+struct HookArgs {
+    /// Brings the application to rest for `tidelock mark --app`; run by /bin/sh with TIDELOCK_TAG set.
+    #[arg(long, value_name = "CMD", requires = "unquiesce_hook")]
+    quiesce_hook: Option<String>,
+    /// Ends the rest; run after every quiesce hook that was started, however it ended.
+    #[arg(long, value_name = "CMD", requires = "quiesce_hook")]
+    unquiesce_hook: Option<String>,
+    /// How long each hook, and the rest between them, may take; a hook that takes longer is killed.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    hook_timeout: Duration,
+    /// What becomes of the point when a hook fails or the rest is too short: cut it as `crash`, or skip it.
+    #[arg(long, value_enum, default_value_t)]
+    on_hook_failure: OnHookFailureArg,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum OnHookFailureArg {
+    /// A point without the promise of `app`.
+    #[default]
+    Continue,
+    /// No point.
+    Skip,
+}
+
+impl From<HookArgs> for HookConfig {
+    fn from(args: HookArgs) -> Self {
+        Self {
+            quiesce: args.quiesce_hook,
+            unquiesce: args.unquiesce_hook,
+            timeout: args.hook_timeout,
+            on_failure: match args.on_hook_failure {
+                OnHookFailureArg::Continue => OnHookFailure::Continue,
+                OnHookFailureArg::Skip => OnHookFailure::Skip,
+            },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -106,6 +150,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             TrackerArg::Inotify => TrackerChoice::Inotify,
         },
         http: args.http,
+        hooks: args.hooks.into(),
         port_file: args.port_file,
         trace_acks: args.trace_acks,
         cut_interval: args.cut_interval,

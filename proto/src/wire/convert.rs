@@ -85,6 +85,22 @@ pub fn cut_from_wire(cut: Option<messages::Cut>) -> Result<Cut, WireError> {
     })
 }
 
+/// Reads the names of a point.
+pub fn tags_from_wire(tags: Vec<String>) -> Result<Vec<String>, WireError> {
+    if tags.len() > limits::TAGS_MAX {
+        return Err(WireError::TooMany("tags"));
+    }
+    if tags.iter().any(|tag| !is_tag(tag)) {
+        return Err(WireError::Bad("tag"));
+    }
+    Ok(tags)
+}
+
+/// Whether a point may have this name: not empty, not too long, no control characters.
+pub fn is_tag(tag: &str) -> bool {
+    !tag.is_empty() && tag.len() <= limits::TAG_MAX_BYTES && !tag.chars().any(char::is_control)
+}
+
 /// A recovery point as a message.
 pub fn point_to_wire(point: &Point) -> messages::Point {
     messages::Point {

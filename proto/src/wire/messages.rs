@@ -103,6 +103,9 @@ pub struct Commit {
     pub id: Option<PointId>,
     #[prost(message, optional, tag = "2")]
     pub cut: Option<Cut>,
+    /// Names that the point has from the beginning.
+    #[prost(string, repeated, tag = "3")]
+    pub tags: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]

@@ -11,8 +11,8 @@ pub mod messages;
 mod ops;
 
 pub use convert::{
-    chunk_from_wire, chunk_to_wire, cut_from_wire, cut_to_wire, digest_from_wire, point_from_wire,
-    point_id_from_wire, point_id_to_wire, point_to_wire,
+    chunk_from_wire, chunk_to_wire, cut_from_wire, cut_to_wire, digest_from_wire, is_tag, point_from_wire,
+    point_id_from_wire, point_id_to_wire, point_to_wire, tags_from_wire,
 };
 pub use ops::{decode_ops, encode_op, encoded_len, split_ops};
 

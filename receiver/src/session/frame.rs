@@ -38,6 +38,8 @@ pub enum Frame {
         id: PointId,
         /// What the sidecar says of it.
         cut: Cut,
+        /// Its names.
+        tags: Vec<String>,
     },
     /// A sign of life.
     Heartbeat(Heartbeat),
@@ -88,9 +90,11 @@ pub fn decode(message: ToReceiver) -> Result<Decoded, WireError> {
             let encoded = ops.encode_to_vec().into();
             Frame::Ops { ops: wire::decode_ops(ops.ops)?, encoded }
         }
-        Kind::Commit(commit) => {
-            Frame::Commit { id: wire::point_id_from_wire(commit.id)?, cut: wire::cut_from_wire(commit.cut)? }
-        }
+        Kind::Commit(commit) => Frame::Commit {
+            id: wire::point_id_from_wire(commit.id)?,
+            cut: wire::cut_from_wire(commit.cut)?,
+            tags: wire::tags_from_wire(commit.tags)?,
+        },
         Kind::Heartbeat(heartbeat) => Frame::Heartbeat(check_heartbeat(heartbeat)?),
     }))
 }

@@ -215,7 +215,7 @@ impl Session {
             Frame::Have(ids) => self.answer_have(&ids, holdings),
             Frame::Chunk(chunk) => self.take_chunk(now, chunk, holdings),
             Frame::Ops { ops, encoded } => self.take_ops(&ops, &encoded, holdings),
-            Frame::Commit { id, cut } => self.commit(now, id, cut),
+            Frame::Commit { id, cut, tags } => self.commit(now, id, cut, tags),
             Frame::Heartbeat(heartbeat) => {
                 self.take_heartbeat(heartbeat);
                 Ok(())
@@ -458,7 +458,7 @@ impl Session {
         Ok(())
     }
 
-    fn commit(&mut self, now: Now, id: PointId, cut: Cut) -> Result<(), Stop> {
+    fn commit(&mut self, now: Now, id: PointId, cut: Cut, tags: Vec<String>) -> Result<(), Stop> {
         if id.epoch != self.epoch {
             return Err(SessionError::Epoch { found: id.epoch, session: self.epoch }.into());
         }
@@ -481,7 +481,7 @@ impl Session {
         let ops = std::mem::take(&mut self.ops);
         self.staged.bytes += ops.bytes;
         let parent = self.received.point.replace(id);
-        let point = Point { id, parent, cut, received_ns: now.wall_ns, tags: Vec::new() };
+        let point = Point { id, parent, cut, received_ns: now.wall_ns, tags };
         let ops = ops.parts.into_iter().map(BytesMut::freeze).collect();
         self.staged.batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops }));
         Ok(())

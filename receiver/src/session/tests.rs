@@ -180,7 +180,7 @@ impl Sidecar {
             digest,
         };
         let (id, cut) = (wire::point_id_to_wire(id), wire::cut_to_wire(&cut));
-        ToReceiverKind::Commit(messages::Commit { id: Some(id), cut: Some(cut) })
+        ToReceiverKind::Commit(messages::Commit { id: Some(id), cut: Some(cut), tags: Vec::new() })
     }
 
     fn chunk(&self, content: &[u8]) -> (ChunkId, ToReceiverKind) {
@@ -483,7 +483,8 @@ fn messages_beyond_the_rules_are_refused() {
     let too_long = wire::chunk_to_wire(ChunkId([1; 32]), Codec::Raw, 1 << 20, Bytes::new());
     let short_id = Chunk { id: Bytes::from_static(b"short"), ..too_long.clone() };
     let unknown_codec = Chunk { codec: 9, len: 1, ..too_long.clone() };
-    let no_cut = messages::Commit { id: Some(messages::PointId { epoch: 1, seq: 1 }), cut: None };
+    let no_cut =
+        messages::Commit { id: Some(messages::PointId { epoch: 1, seq: 1 }), cut: None, tags: Vec::new() };
     let talkative = Heartbeat { state: "x".repeat(wire_limits::TEXT_MAX_BYTES + 1), ..Heartbeat::default() };
     for kind in [
         ToReceiverKind::Chunk(too_long),

@@ -212,11 +212,10 @@ impl Writer {
     fn append_commit(&mut self, commit: &Commit) -> Result<(), Refused> {
         let Commit { volume, point, ops } = commit;
         self.ahead.check_commit(volume, point).map_err(Refused::Record)?;
-        let point = Point { tags: Vec::new(), ..point.clone() };
-        let body = self.append_ops(volume, &point, ops)?;
+        let body = self.append_ops(volume, point, ops)?;
         let fact = Fact::Commit { volume: volume.clone(), point: point.clone(), ops_bytes: body.ops_bytes };
         self.append_fact(Kind::Commit, &body, &fact, &Known::default())?;
-        self.group.points.insert((volume.clone(), point.id), point);
+        self.group.points.insert((volume.clone(), point.id), point.clone());
         Ok(())
     }
 

@@ -350,7 +350,7 @@ pub(crate) fn commit(id: PointId, digest: TreeDigest) -> ToReceiverKind {
         digest,
     };
     let (id, cut) = (wire::point_id_to_wire(id), wire::cut_to_wire(&cut));
-    ToReceiverKind::Commit(messages::Commit { id: Some(id), cut: Some(cut) })
+    ToReceiverKind::Commit(messages::Commit { id: Some(id), cut: Some(cut), tags: Vec::new() })
 }
 
 /// Bytes of a frame, with its length, for peers that write what they like.

@@ -23,11 +23,16 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tidelock_proto::{Epoch, PointId, VolumeName, point::How};
+use tidelock_proto::{
+    Epoch, PointId, VolumeName,
+    point::{Consistency, How},
+};
 
 use super::{
     CutError, conditions,
+    desk::Desk,
     engine::Engine,
+    errands::{Errands, Wanted},
     member::{Common, Member, nanos},
     pace::{self, Pace},
 };
@@ -73,6 +78,8 @@ pub(crate) struct Cutter {
     group: Vec<VolumeName>,
     config: CutterConfig,
     stop: Arc<AtomicBool>,
+    desk: Arc<Desk>,
+    errands: Errands,
     rounds: u32,
     pace: Pace,
     /// Since when there is something to cut.
@@ -89,6 +96,7 @@ impl Cutter {
     pub(crate) fn new(
         volumes: Vec<(VolumeName, Engine)>,
         config: CutterConfig,
+        desk: Arc<Desk>,
         stop: Arc<AtomicBool>,
     ) -> Self {
         let members: Vec<Member> =
@@ -102,6 +110,8 @@ impl Cutter {
             group,
             config,
             stop,
+            desk,
+            errands: Errands::default(),
             rounds: 0,
             pace: Pace::new(Instant::now(), pace::process_time()),
             busy_since: None,
@@ -123,6 +133,7 @@ impl Cutter {
     /// One turn of the loop: what the sessions say, then a drain of all sources, then one step towards a cut, or a wait.
     fn turn(&mut self) -> Result<(), Ended> {
         self.members.iter_mut().try_for_each(Member::hear)?;
+        self.run_errands();
         if self.stop.load(Ordering::Relaxed) && self.ending()? {
             return Ok(());
         }
@@ -141,6 +152,16 @@ impl Cutter {
             self.heartbeat();
             self.wait_for_events(HEARTBEAT_EVERY).map(drop)
         }
+    }
+
+    /// What others asked: answers what has become durable, and takes in what is new before the drain that may answer it.
+    fn run_errands(&mut self) {
+        if self.members.iter_mut().map(Member::take_began_again).fold(false, |any, one| any | one) {
+            self.errands.begin_again();
+        }
+        let members = &self.members;
+        self.errands.on_acked(|point| members.iter().all(|member| member.has_durable(point)));
+        self.errands.take_in(&self.desk);
     }
 
     /// The way to the end: the final cut, its acknowledgement by every session, and the goodbye. Returns whether this turn is
@@ -215,7 +236,7 @@ impl Cutter {
         for member in &self.members {
             member.engine.status.clear_condition(conditions::NOT_CONVERGING);
         }
-        if self.members.iter().any(Member::has_staged) {
+        if self.members.iter().any(Member::has_staged) || self.errands.want_point() {
             let mut emptied = false;
             for member in &mut self.members {
                 emptied |= member.root_turned_empty();
@@ -224,6 +245,9 @@ impl Cutter {
                 return Ok(());
             }
             self.commit(time_ns, rounds, took)?;
+        } else if let Some(last) = self.members.iter().filter_map(Member::last).max() {
+            // Nothing has changed since: whoever asked is answered by what there is.
+            self.errands.on_cut(last, self.consistency(false), &[]);
         }
         for member in self.members.iter_mut().filter(|member| member.is_ready()) {
             member.on_converged(time_ns);
@@ -236,8 +260,20 @@ impl Cutter {
         let epoch = self.config.epoch;
         let newest = self.members.iter().map(|member| member.last_seq(epoch)).max().unwrap_or_default();
         let id = PointId::new(epoch, newest.next());
-        let common = Common { id, time_ns, rounds, took, how: How::Optimistic, group: &self.group };
-        self.members.iter_mut().try_for_each(|member| member.commit(&common))
+        let Wanted { tags, app } = self.errands.wanted();
+        let consistency = self.consistency(app);
+        let (how, group) = (How::Optimistic, &self.group);
+        let common = Common { id, time_ns, rounds, took, how, app, tags: &tags, group };
+        self.members.iter_mut().try_for_each(|member| member.commit(&common))?;
+        self.errands.on_cut(id, consistency, &tags);
+        Ok(())
+    }
+
+    /// The least of what may be believed of any volume.
+    fn consistency(&self, app: bool) -> Consistency {
+        let fuzzy =
+            self.members.iter().map(|member| member.consistency(app)).find(|one| *one == Consistency::Fuzzy);
+        fuzzy.unwrap_or(if app { Consistency::App } else { Consistency::Crash })
     }
 
     /// Volumes that could be cut, but for another one, say so.
@@ -271,7 +307,8 @@ impl Cutter {
     /// Waits for an event of any volume, or a session; returns whether there is an event.
     fn wait_for_events(&self, timeout: Duration) -> Result<bool, Ended> {
         let watchers = self.members.iter().map(|member| &member.engine.watcher).collect::<Vec<_>>();
-        let wakers = self.members.iter().map(|member| member.engine.outbox.waker()).collect::<Vec<_>>();
+        let sessions = self.members.iter().map(|member| member.engine.outbox.waker());
+        let wakers = sessions.chain([self.desk.waker()]).collect::<Vec<_>>();
         watch::wait_any(&watchers, &wakers, timeout).map_err(|error| {
             let volume = self.members[0].name.clone();
             Ended::Failed { volume, source: error.into() }

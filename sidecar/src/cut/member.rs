@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tidelock_proto::{
     Epoch, FileId, PointId, Seq, Tree, VolumeName,
-    point::{Cut, How},
+    point::{Consistency, Cut, How},
     wire::messages::Heartbeat,
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Member {
     last: Option<PointId>,
     /// The newest durable point of the agreed tree.
     durable: Option<PointId>,
+    /// It began again from the receiver's tree; commits that were not durable are gone.
+    began_again: bool,
     /// The session said that everything is durable, and is over.
     finished: bool,
     /// The root had entries at the last commit.
@@ -46,6 +48,9 @@ pub(super) struct Common<'a> {
     pub(super) rounds: u32,
     pub(super) took: Duration,
     pub(super) how: How,
+    /// The application stood still.
+    pub(super) app: bool,
+    pub(super) tags: &'a [String],
     /// The volumes that are cut together; empty if there is only one.
     pub(super) group: &'a [VolumeName],
 }
@@ -62,6 +67,7 @@ impl Member {
             was_scanning: false,
             last: None,
             durable: None,
+            began_again: false,
             finished: false,
             root_had_entries: false,
             heartbeat_at: now,
@@ -106,6 +112,16 @@ impl Member {
         self.agreed && self.durable == self.last
     }
 
+    /// Whether this point, or all there is of the volume, is durable.
+    pub(super) fn has_durable(&self, point: PointId) -> bool {
+        self.is_durable() || (self.agreed && self.durable >= Some(point))
+    }
+
+    /// Whether it began again since this was last asked.
+    pub(super) fn take_began_again(&mut self) -> bool {
+        std::mem::take(&mut self.began_again)
+    }
+
     /// The number of the newest commit in this epoch.
     pub(super) fn last_seq(&self, epoch: Epoch) -> Seq {
         self.last.filter(|last| last.epoch == epoch).map_or(Seq(0), |last| last.seq)
@@ -146,6 +162,7 @@ impl Member {
         self.engine.status.on_agreed(last);
         (self.last, self.durable) = (last, last);
         self.agreed = true;
+        self.began_again = true;
         let started = self.engine.start_from(tree);
         self.tolerate(started)?;
         self.note_progress();
@@ -214,6 +231,7 @@ impl Member {
     }
 
     fn try_commit(&mut self, common: &Common<'_>) -> Result<(), CutError> {
+        let consistency = self.consistency(common.app);
         let engine = &mut self.engine;
         for gone in engine.stage.seal()? {
             engine.dirty.forget(gone);
@@ -225,7 +243,7 @@ impl Member {
         }
         let cut = Cut {
             time_ns: common.time_ns,
-            consistency: engine.consistency(),
+            consistency,
             tracker: engine.watcher.tracker().as_str().to_owned(),
             conditions: engine.status.conditions(),
             rounds: common.rounds,
@@ -238,9 +256,17 @@ impl Member {
         engine.status.counters.rounds.add(common.rounds.into());
         engine.status.histograms.observe_cut(common.took);
         engine.status.on_committed(common.id, common.time_ns);
-        engine.outbox.commit(common.id, cut);
+        engine.outbox.commit(common.id, cut, common.tags.to_vec());
         self.last = Some(common.id);
         Ok(())
+    }
+
+    /// What may be believed of a cut taken now, if the application stands still.
+    pub(super) fn consistency(&self, app: bool) -> Consistency {
+        match self.engine.consistency() {
+            Consistency::Crash if app => Consistency::App,
+            other => other,
+        }
     }
 
     /// The instant `time_ns` is captured and committed.

@@ -67,8 +67,10 @@
 mod absorb;
 mod conditions;
 mod cutter;
+mod desk;
 pub(crate) mod dirty;
 mod engine;
+mod errands;
 mod files;
 mod member;
 mod names;
@@ -82,6 +84,7 @@ use thiserror::Error;
 use tidelock_proto::tree::TreeError;
 
 pub(crate) use cutter::{Cutter, CutterConfig, Ended};
+pub(crate) use desk::{Busy, Desk, Placed, Progress, Quiesced};
 pub(crate) use engine::Engine;
 
 use crate::{capture::CaptureError, watch::WatchError};

@@ -1,9 +1,10 @@
 //! The local port: probes, metrics, status.
 //!
 //! `/healthz` says that the process runs, `/readyz` that its volumes are protected, `/metrics` and `/status` how well. Nothing
-//! can be changed here, and nothing of the volumes' content is shown.
+//! of the volumes' content is shown. What can be asked for ([`control`]) is taken from this machine alone.
 
 mod bounded;
+mod control;
 
 use std::{io, sync::Arc};
 
@@ -16,6 +17,8 @@ use axum::{
 };
 use serde::Serialize;
 use tokio::net::TcpListener;
+
+pub(crate) use self::control::Control;
 
 use self::bounded::Bounded;
 use crate::{
@@ -33,13 +36,17 @@ struct Page {
 }
 
 /// Answers until `shutdown`.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     volumes: Vec<Arc<Status>>,
+    control: Control,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let listener = Bounded::new(listener, limits::HTTP_CONNECTIONS_MAX);
-    axum::serve(listener, router(volumes.into())).with_graceful_shutdown(shutdown).await
+    let volumes: Volumes = volumes.into();
+    let router = router(volumes.clone()).merge(control::router(control, volumes));
+    let service = router.into_make_service_with_connect_info::<control::Peer>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 
 fn router(volumes: Volumes) -> Router {
@@ -102,7 +109,9 @@ mod tests {
         let volume = Arc::new(Status::new("t/v".parse().expect("valid"), Epoch(1)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        tokio::spawn(serve(listener, vec![volume.clone()], std::future::pending()));
+        let desk = Arc::new(crate::cut::Desk::new().expect("an eventfd"));
+        let control = Control::new(desk, Arc::new(crate::hooks::Hooks::new(Default::default())));
+        tokio::spawn(serve(listener, vec![volume.clone()], control, std::future::pending()));
         assert!(ask(port, "/healthz").await.starts_with("HTTP/1.1 200"));
         let unready = ask(port, "/readyz").await;
         assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("t/v: connecting"), "{unready}");

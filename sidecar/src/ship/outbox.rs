@@ -71,8 +71,8 @@ impl Outbox {
 
     /// Ends the commit being built. `id` is the first of the epoch or follows the last commit; the first one after
     /// [`ShipEvent::Agreed`] may leave numbers out.
-    pub fn commit(&self, id: PointId, cut: Cut) {
-        self.give(true, |session| session.handle_commit(id, cut));
+    pub fn commit(&self, id: PointId, cut: Cut, tags: Vec<String>) {
+        self.give(true, |session| session.handle_commit(id, cut, tags));
     }
 
     /// The cutter's tree is lost: forgets all that was given, and begins a new session from the receiver's tree. What is

@@ -24,8 +24,8 @@ pub(super) enum Record {
     Ops(Bytes),
     /// An `Ops` frame that was sent and let go.
     Gone,
-    /// The end of a commit.
-    Commit(PointId, Cut),
+    /// The end of a commit, with the names of its point.
+    Commit(PointId, Cut, Vec<String>),
 }
 
 struct Entry {
@@ -92,8 +92,8 @@ impl RecordQueue {
         self.entries.push_back(Entry { record: Record::Ops(frame), after });
     }
 
-    pub(super) fn push_commit(&mut self, id: PointId, cut: Cut, after: ChunkPos) {
-        self.entries.push_back(Entry { record: Record::Commit(id, cut), after });
+    pub(super) fn push_commit(&mut self, id: PointId, cut: Cut, tags: Vec<String>, after: ChunkPos) {
+        self.entries.push_back(Entry { record: Record::Commit(id, cut, tags), after });
         self.commits += 1;
         self.open = self.given();
         self.open_sent_bytes = 0;
@@ -141,7 +141,7 @@ impl RecordQueue {
 
     fn commit(&self, point: PointId) -> Option<(usize, &Cut, ChunkPos)> {
         self.entries.iter().enumerate().find_map(|(index, entry)| match &entry.record {
-            Record::Commit(id, cut) if *id == point => Some((index, cut, entry.after)),
+            Record::Commit(id, cut, _) if *id == point => Some((index, cut, entry.after)),
             _ => None,
         })
     }

@@ -148,3 +148,45 @@ fn a_volume_that_joins_goes_on_above_the_number_of_the_other() {
     assert_eq!(of_data[joined..], of_wal, "the points of the group have one number in both volumes");
     assert!(!of_wal.is_empty());
 }
+
+#[test]
+fn a_group_is_promoted_to_one_point_of_both() {
+    let site = Site::new();
+    let (data, wal) = (site.new_dir("data"), site.new_dir("wal"));
+    let mut receiver = site.receiver();
+    receiver.process.allow("promoted").allow("fenced");
+    let mut old = group(&site, &receiver, &data, &wal).start();
+    old.process.allow("fenced");
+    let mut written = 0;
+    let mut write = || {
+        written += 1;
+        for dir in [&data, &wal] {
+            std::fs::write(dir.join("next"), written.to_string()).expect("writable");
+            std::fs::rename(dir.join("next"), dir.join("file")).expect("writable");
+        }
+    };
+    for _ in 0..20 {
+        write();
+    }
+    settle(&mut old);
+    write();
+    let (new_data, new_wal) = (site.path("new-data"), site.path("new-wal"));
+    let also = format!("{WAL}={}", new_wal.display());
+    let to = new_data.to_str().expect("test paths are UTF-8");
+    let promoted = site.operator(&receiver, &["promote", VOLUME, "--to", to, "--also", &also]);
+    assert_eq!(promoted[0]["point"]["id"], promoted[1]["point"]["id"], "{promoted}");
+    assert_eq!(old.process.wait(SOON).code(), Some(3), "the old sidecar goes on");
+    let number = |dir: &Path| {
+        let text = std::fs::read_to_string(dir.join("file")).expect("promoted");
+        text.parse::<i64>().expect("a number")
+    };
+    let ahead = number(&new_data) - number(&new_wal);
+    assert!((0..=1).contains(&ahead), "the log is written last: {ahead}");
+
+    let command = promoted[0]["next_command"].as_str().expect("a command").to_owned();
+    let epoch = command.split_once("--epoch ").expect("it names the epoch").1;
+    let epoch = epoch.split(' ').next().and_then(|epoch| epoch.parse().ok()).expect("a number");
+    let mut new = group(&site, &receiver, &new_data, &new_wal).epoch(epoch).start();
+    settle(&mut new);
+    new.process.stop();
+}

@@ -8,6 +8,7 @@ mod fencing;
 mod groups;
 mod harness;
 mod identity;
+mod marks;
 mod model;
 mod order;
 mod peers;

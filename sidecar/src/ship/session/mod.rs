@@ -162,12 +162,12 @@ impl Session {
         }
     }
 
-    /// The end of the commit being built.
-    pub fn handle_commit(&mut self, id: PointId, cut: Cut) {
+    /// The end of the commit being built, and names for its point.
+    pub fn handle_commit(&mut self, id: PointId, cut: Cut, tags: Vec<String>) {
         if self.accepting {
             assert!(self.follows(id), "commits are numbered upwards within the writer's epoch");
             self.given = Some(id);
-            self.records.push_commit(id, cut, self.chunks.given());
+            self.records.push_commit(id, cut, tags, self.chunks.given());
         }
     }
 

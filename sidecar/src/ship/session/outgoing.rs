@@ -44,9 +44,10 @@ impl Session {
     fn next_record(&mut self) -> Option<Frame> {
         let frame = match self.records.next(self.chunks.sent())? {
             Record::Ops(frame) => Frame::Encoded(frame.clone()),
-            Record::Commit(id, cut) => Frame::of(ToReceiverKind::Commit(Commit {
+            Record::Commit(id, cut, tags) => Frame::of(ToReceiverKind::Commit(Commit {
                 id: Some(point_id_to_wire(*id)),
                 cut: Some(cut_to_wire(cut)),
+                tags: tags.clone(),
             })),
             Record::Gone => unreachable!("a session is not resumed across a gap"),
         };

@@ -352,7 +352,7 @@ impl Pair {
         let cut = cut(tree.digest());
         self.cutter.given.insert(id, cut.digest);
         self.cutter.last = Some(id);
-        self.session.handle_commit(id, cut);
+        self.session.handle_commit(id, cut, Vec::new());
     }
 
     /// Runs until nothing moves.

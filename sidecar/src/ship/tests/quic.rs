@@ -231,7 +231,7 @@ impl Sidecar {
         self.seq = self.seq.next();
         let point = PointId::new(EPOCH, self.seq);
         let digest: TreeDigest = self.tree.digest();
-        self.outbox.commit(point, cut(digest));
+        self.outbox.commit(point, cut(digest), Vec::new());
         point
     }
 
