@@ -11,6 +11,7 @@ pub mod menagerie;
 pub mod model;
 pub mod mount;
 pub mod needs;
+pub mod paths;
 pub mod pg;
 pub mod process;
 pub mod procfs;

@@ -28,6 +28,11 @@ pub struct Mount {
 impl Mount {
     /// Formats a sparse image beside `path` and mounts it there. Needs root.
     pub fn new(path: &Path, format: Format, size_mib: u64) -> Self {
+        Self::with_options(path, format, size_mib, "loop")
+    }
+
+    /// The same, with mount options; `loop` must be among them.
+    pub fn with_options(path: &Path, format: Format, size_mib: u64, options: &str) -> Self {
         private_namespace();
         fs::create_dir_all(path).expect("the mount point can be made");
         let image = path.with_extension("image");
@@ -37,7 +42,7 @@ impl Mount {
             Format::Xfs => ("mkfs.xfs", &["-q", "-f"]),
         };
         run(Command::new(program).args(arguments).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(path));
+        run(Command::new("mount").args(["-o", options]).arg(&image).arg(path));
         fs::remove_file(&image).expect("the image is ours");
         Self { path: path.to_owned() }
     }

@@ -170,6 +170,7 @@ impl Site {
             epoch: 1,
             tracker: Tracker::Auto,
             more: Vec::new(),
+            without: Vec::new(),
         }
     }
 
@@ -243,6 +244,7 @@ pub struct SidecarPlan<'a> {
     epoch: u64,
     tracker: Tracker,
     more: Vec<String>,
+    without: Vec<String>,
 }
 
 impl SidecarPlan<'_> {
@@ -276,6 +278,12 @@ impl SidecarPlan<'_> {
         self
     }
 
+    /// Leaves out event sources: tracepoints, or `inotify/modify`.
+    pub fn without(mut self, sources: &[&str]) -> Self {
+        self.without.extend(sources.iter().map(|&source| source.to_owned()));
+        self
+    }
+
     /// Starts it and waits until it serves its status.
     pub fn start(&self) -> Sidecar {
         let (mut process, port_file, acks) = self.spawn();
@@ -298,7 +306,12 @@ impl SidecarPlan<'_> {
         command.args(["--epoch", &epoch, "--tracker", self.tracker.word(), "--http", "127.0.0.1:0"]);
         command.arg("--identity").arg(identity).arg("--port-file").arg(&port_file);
         command.arg("--trace-acks").arg(&acks).args(&self.more);
-        (Process::spawn("sidecar", &mut command, &log), port_file, acks)
+        command.env("TIDELOCK_TEST_WITHOUT", self.without.join(","));
+        let mut process = Process::spawn("sidecar", &mut command, &log);
+        if !self.without.is_empty() {
+            process.allow("event sources are left out");
+        }
+        (process, port_file, acks)
     }
 }
 

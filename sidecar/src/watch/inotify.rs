@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tidelock_proto::FileId;
 
-use super::{Event, LostReason, Source, WatchError, WatchLimits};
+use super::{Event, LostReason, Source, WatchError, WatchLimits, without::left_out};
 
 /// The inotify queue of one volume.
 pub struct InotifySource {
@@ -52,7 +52,7 @@ impl InotifySource {
     /// Watches the directory `fd`, whose events are reported as those of `dir`. From when this returns every change of
     /// an entry raises an event. Watching an inode again, under whatever id, moves its watch to the newer id.
     pub fn watch_directory(&mut self, dir: FileId, fd: BorrowedFd<'_>) -> Result<(), WatchError> {
-        let mask = WatchMask::CREATE
+        let mut mask = WatchMask::CREATE
             | WatchMask::DELETE
             | WatchMask::MOVED_FROM
             | WatchMask::MOVED_TO
@@ -62,6 +62,12 @@ impl InotifySource {
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
+        if left_out("inotify/modify") {
+            mask.remove(WatchMask::MODIFY);
+        }
+        if left_out("inotify/names") {
+            mask.remove(WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::MOVE_SELF);
+        }
         let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         let watch = self.queue.watches().add(path, mask).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOSPC) => WatchError::WatchLimit { limit: sysctl("max_user_watches") },

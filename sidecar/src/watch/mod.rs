@@ -14,6 +14,7 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 mod watcher;
+mod without;
 
 use std::os::fd::BorrowedFd;
 

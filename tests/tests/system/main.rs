@@ -11,6 +11,7 @@ mod identity;
 mod marks;
 mod model;
 mod order;
+mod paths;
 mod peers;
 mod postgres;
 mod roundtrip;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::Unavailable;
+use super::super::{Unavailable, without::left_out};
 use super::device::Device;
 use super::interpret::Fact;
 use super::tracefs::{self, Field, Format};
@@ -105,6 +105,7 @@ pub(super) fn resolve(
             alternatives = Some((spec.event, found || resolved.is_some()));
         }
         match resolved {
+            Some(_) if left_out(spec.event) => {}
             Some(tracepoint) => tracepoints.push(tracepoint),
             None if spec.need == Need::Required => {
                 return Err(Unavailable::MissingTracepoint { event: spec.event });

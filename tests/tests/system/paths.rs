@@ -1,0 +1,223 @@
+//! Every write path, on every file system: the next point holds what was written, byte for byte; and it would not
+//! without the event that the path is known by.
+
+#[path = "paths/ext4.rs"]
+mod ext4;
+#[path = "paths/groups.rs"]
+mod groups;
+#[path = "paths/xfs.rs"]
+mod xfs;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::{self, File},
+    io::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tidelock_proto::{ChunkId, PointId, VolumeName};
+use tidelock_receiver::store::{Store, StoreOptions};
+use tidelock_tests::{
+    mount::{Format, Mount},
+    needs::{self, Need},
+    paths::{self, Cell, Step, cells},
+    site::{Site, Tracker, VOLUME},
+    wait::SOON,
+};
+
+const BUSY_ROUNDS: usize = 2;
+
+/// What a run is made on.
+#[derive(Clone, Copy)]
+struct Ground {
+    format: Format,
+    options: &'static str,
+    reflink: bool,
+}
+
+const EXT4: Ground = Ground { format: Format::Ext4, options: "loop", reflink: false };
+const EXT4_NODELALLOC: Ground = Ground { options: "loop,nodelalloc", ..EXT4 };
+const XFS: Ground = Ground { format: Format::Xfs, options: "loop", reflink: true };
+
+#[test]
+fn every_write_path_on_ext4_is_in_the_next_point() {
+    if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")]) {
+        nothing_missing(EXT4);
+        nothing_missing(EXT4_NODELALLOC);
+    }
+}
+
+#[test]
+fn every_write_path_on_xfs_is_in_the_next_point() {
+    if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.xfs")]) {
+        nothing_missing(XFS);
+    }
+}
+
+fn nothing_missing(ground: Ground) {
+    // On a volume at rest each event stands alone; while another file is written all the time, drains fall anywhere
+    // within a change.
+    for (rounds, busy) in [(1, false), (BUSY_ROUNDS, true)] {
+        let wrong = run(ground, &|_| true, rounds, busy, &[]);
+        assert!(wrong.is_empty(), "{:?}, {}, busy: {busy}: {wrong:#?}", ground.format, ground.options);
+    }
+}
+
+#[test]
+fn without_its_event_every_write_path_on_ext4_is_missed() {
+    if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")]) {
+        everything_missing(EXT4, ext4::LEFT_OUT, ext4::NO_OTHER_BYTES);
+    }
+}
+
+#[test]
+fn without_its_event_every_write_path_on_xfs_is_missed() {
+    if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.xfs")]) {
+        everything_missing(XFS, xfs::LEFT_OUT, xfs::NO_OTHER_BYTES);
+    }
+}
+
+/// Event sources left out together, because one makes up for another, and the cells that must then go wrong.
+type LeftOut = (&'static [&'static str], &'static [&'static [&'static str]]);
+
+fn everything_missing(ground: Ground, left_out: &[LeftOut], no_other_bytes: &[&str]) {
+    let mut to_miss: BTreeSet<&str> = cells()
+        .iter()
+        .filter(|cell| ground.reflink || !cell.reflink)
+        .map(|cell| cell.name)
+        .filter(|name| !no_other_bytes.contains(name))
+        .collect();
+    let mut unmissed = Vec::new();
+    for (without, groups) in left_out {
+        let names: BTreeSet<&str> = groups.iter().flat_map(|group| group.iter().copied()).collect();
+        let wrong = run(ground, &|cell| names.contains(cell.name), 1, false, without);
+        for name in names {
+            to_miss.remove(name);
+            let known = cells().iter().any(|cell| cell.name == name && (ground.reflink || !cell.reflink));
+            if known && !wrong.keys().any(|line| line.starts_with(&format!("{name} (phase"))) {
+                unmissed.push((name, without));
+            }
+        }
+    }
+    assert!(unmissed.is_empty(), "right although left out: {unmissed:#?}");
+    assert!(to_miss.is_empty(), "no event is named for {to_miss:?}");
+}
+
+/// A phase of a cell that was made, the point that must have it, and what was there.
+struct Made {
+    cell: &'static str,
+    phase: u32,
+    dir: String,
+    point: PointId,
+    state: BTreeMap<Vec<u8>, (Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// Makes the changes of the chosen cells, each followed by a point; returns what the points got wrong.
+fn run(
+    ground: Ground,
+    chosen: &dyn Fn(&Cell) -> bool,
+    rounds: usize,
+    busy: bool,
+    without: &[&str],
+) -> BTreeMap<String, Vec<String>> {
+    let site = Site::new();
+    let mount = Mount::with_options(&site.path("mount"), ground.format, 512, ground.options);
+    let volume = mount.path().join("volume");
+    fs::create_dir(&volume).expect("new");
+    let mut prepared: Vec<(Cell, String, Step)> = Vec::new();
+    for round in 0..rounds {
+        for (number, cell) in cells().into_iter().enumerate() {
+            if (!cell.reflink || ground.reflink) && chosen(&cell) {
+                let dir = format!("{number}-{round}");
+                prepared.push((cell, dir.clone(), prepare(&cell, &volume.join(&dir))));
+            }
+        }
+    }
+
+    let mut receiver = site.receiver();
+    let mut sidecar = site.sidecar(&receiver, &volume).tracker(Tracker::Exact).without(without).start();
+    sidecar.settle(SOON);
+    let bustle = busy.then(|| Bustle::start(&volume.join("busy")));
+    let mut made = Vec::new();
+    for (cell, dir, mut step) in prepared {
+        for phase in 0..cell.phases {
+            step(phase).unwrap_or_else(|error| panic!("{} ({phase}): {error:#}", cell.name));
+            let point = sidecar.settle(SOON).id;
+            let state = paths::state(&volume.join(&dir)).expect("readable");
+            made.push(Made { cell: cell.name, phase, dir: dir.clone(), point, state });
+        }
+    }
+    drop(bustle);
+    sidecar.process.stop();
+    receiver.process.stop();
+    judge(&site.store(), &made).expect("the store can be read")
+}
+
+fn prepare(cell: &Cell, dir: &Path) -> Step {
+    fs::create_dir(dir).expect("new");
+    (cell.prepare)(dir).unwrap_or_else(|error| panic!("{}: {error:#}", cell.name))
+}
+
+/// Reads every point from the store itself: a restore for each would take minutes.
+fn judge(store: &Path, made: &[Made]) -> Result<BTreeMap<String, Vec<String>>> {
+    let volume: VolumeName = VOLUME.parse()?;
+    let store = Store::open(store, StoreOptions::default())?;
+    for point in store.points(&volume, None)?.iter().step_by(64) {
+        store.checkpoint(&volume, point.id)?;
+    }
+    let cache: RefCell<HashMap<ChunkId, Vec<u8>>> = RefCell::default();
+    let chunk = |id: ChunkId| {
+        if let Some(content) = cache.borrow().get(&id) {
+            return Ok(content.clone());
+        }
+        let content = store.read_content(volume.tenant(), id).context("a chunk")?.to_vec();
+        cache.borrow_mut().insert(id, content.clone());
+        Ok(content)
+    };
+    let mut wrong = BTreeMap::new();
+    for made in made {
+        let tree = store.tree_at(&volume, made.point)?;
+        let lines = paths::differences(&made.state, &tree, &[&made.dir], &chunk)?;
+        if !lines.is_empty() {
+            wrong.insert(format!("{} (phase {}, {})", made.cell, made.phase, made.dir), lines);
+        }
+    }
+    Ok(wrong)
+}
+
+/// Another file of the volume that is written all the time, until dropped.
+struct Bustle {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Bustle {
+    fn start(path: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, mut file) = (stop.clone(), File::create(path).expect("new"));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                file.write_all(&[7; 100]).expect("there is room");
+                thread::sleep(Duration::from_micros(300));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Bustle {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
