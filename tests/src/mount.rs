@@ -18,6 +18,8 @@ pub enum Format {
     Ext4,
     /// xfs with reflinks.
     Xfs,
+    /// btrfs on one device.
+    Btrfs,
 }
 
 /// A mounted file system.
@@ -40,6 +42,7 @@ impl Mount {
         let (program, arguments): (_, &[&str]) = match format {
             Format::Ext4 => ("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"]),
             Format::Xfs => ("mkfs.xfs", &["-q", "-f"]),
+            Format::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
         };
         run(Command::new(program).args(arguments).arg(&image));
         run(Command::new("mount").args(["-o", options]).arg(&image).arg(path));
@@ -79,10 +82,15 @@ mod tests {
 
     #[test]
     fn a_loop_mount_is_its_own_file_system_and_leaves_nothing() {
-        if !needs::met(&[Need::Root, Need::Program("mkfs.ext4"), Need::Program("mkfs.xfs")]) {
+        if !needs::met(&[
+            Need::Root,
+            Need::Program("mkfs.ext4"),
+            Need::Program("mkfs.xfs"),
+            Need::Program("mkfs.btrfs"),
+        ]) {
             return;
         }
-        for format in [Format::Ext4, Format::Xfs] {
+        for format in [Format::Ext4, Format::Xfs, Format::Btrfs] {
             let dir = tempfile::tempdir().expect("temporary directory");
             let mount = Mount::new(&dir.path().join("m"), format, 512);
             fs::write(mount.path().join("file"), "content").expect("writable");

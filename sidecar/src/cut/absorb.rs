@@ -5,6 +5,7 @@ use tidelock_proto::{FileId, Op, tree::Name};
 use super::{CutError, conditions, dirty::EntryHint, engine::Engine};
 use crate::{
     capture::Found,
+    limits,
     watch::{Event, TO_END},
 };
 
@@ -40,10 +41,22 @@ impl Engine {
             }
             Event::Content { dir, name, closed_write } => self.absorb_content(dir, name, closed_write),
             Event::Range { inode, offset, len } => {
+                let exact = self.exact();
+                if !exact {
+                    // A folio became dirty: its further changes are silent until it is clean again. The inode may be one
+                    // that the tree does not know yet.
+                    self.note_mapped(inode);
+                }
                 // The number may mean a directory by now: its bytes are none that could be captured.
                 if let Some(id) = self.stage.at_inode(inode).filter(|id| self.is_file(*id)) {
                     let end = if len == TO_END { u64::MAX } else { offset.saturating_add(len) };
-                    self.dirty.written(id, offset, end);
+                    if exact {
+                        self.dirty.written(id, offset, end);
+                    } else {
+                        let suspect = &mut self.dirty.file(id).suspect;
+                        suspect.insert(offset, end);
+                        suspect.limit(limits::DIRTY_RANGES_PER_FILE);
+                    }
                 }
             }
             Event::Size { inode } => {

@@ -161,7 +161,7 @@ impl Engine {
     }
 
     pub(super) fn is_mapped(&self, inode: u64) -> bool {
-        self.exact() && self.mapped.as_ref().is_none_or(|mapped| mapped.contains(&inode))
+        self.mapped.as_ref().is_none_or(|mapped| mapped.contains(&inode))
     }
 
     pub(super) fn note_mapped(&mut self, inode: u64) {

@@ -60,8 +60,9 @@
 //! The commits are given to one session for each volume and become durable one by one. So a number is a point of the
 //! group only where every volume has it; the names of the volumes are in each commit for whoever looks ([`tidelock_proto::point::Cut`]).
 //!
-//! What is not claimed: with the `inotify` tracker, stores through a mapping are announced only when the file is closed
-//! (`IN_CLOSE_WRITE`), because the kernel has no inotify event for them; and a change made through a name that was
+//! What is not claimed: with the `inotify` tracker, stores through a mapping and writes by `libaio` are announced only when
+//! the file is closed (`IN_CLOSE_WRITE`), because the kernel has no inotify event for them (on btrfs tracepoints announce
+//! them, where they are permitted); and a change made through a name that was
 //! linked, used and removed again between two drains is announced by that name alone. The point records its tracker.
 
 mod absorb;

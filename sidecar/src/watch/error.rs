@@ -41,12 +41,15 @@ pub enum WatchError {
 /// Why exact ranges cannot be had for a volume.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// Only ext4 and xfs have tracepoints that are known to be complete.
+    /// Only those of ext4 and xfs are known to be complete.
     #[error("no exact tracepoints are known for a filesystem of type {filesystem}")]
     Filesystem {
         /// The type, as in `/proc/self/mountinfo`.
         filesystem: String,
     },
+    /// btrfs tells of locked ranges, by readers too, but not of changed ones.
+    #[error("btrfs has no tracepoint that names the bytes of a change")]
+    NoRanges,
     /// Stores to persistent memory raise no event.
     #[error("the filesystem may use DAX, whose stores raise no events")]
     Dax,

@@ -63,7 +63,7 @@ impl InotifySource {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
         if left_out("inotify/modify") {
-            mask.remove(WatchMask::MODIFY);
+            mask.remove(WatchMask::MODIFY | WatchMask::CLOSE_WRITE);
         }
         if left_out("inotify/names") {
             mask.remove(WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::MOVE_SELF);

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tidelock_proto::FileId;
 
 use super::inotify::InotifySource;
-use super::{Event, RangeSource, Source, WatchError, WatchLimits};
+use super::{Event, RangeSource, Source, Unavailable, WatchError, WatchLimits};
 
 /// Which sources the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,10 +63,16 @@ impl Watcher {
     ) -> Result<Self, WatchError> {
         let ranges = match choice {
             TrackerChoice::Auto => RangeSource::open(root, limits).map_err(|why| why.to_string()),
-            TrackerChoice::Exact => Ok(RangeSource::open(root, limits)?),
+            TrackerChoice::Exact => match RangeSource::open(root, limits)? {
+                ranges if ranges.is_exact() => Ok(ranges),
+                _ => return Err(Unavailable::NoRanges.into()),
+            },
             TrackerChoice::Inotify => Err("asked for".to_owned()),
         };
         let (ranges, reason) = match ranges {
+            Ok(ranges) if !ranges.is_exact() => {
+                (Some(ranges), format!("{}; those of dirtied pages are used besides", Unavailable::NoRanges))
+            }
             Ok(ranges) if ranges.sees_mappings() => {
                 (Some(ranges), "all tracepoints are available".to_owned())
             }
@@ -78,9 +84,9 @@ impl Watcher {
 
     /// Which sources are in use.
     pub fn tracker(&self) -> Tracker {
-        match self.ranges {
-            Some(_) => Tracker::Exact,
-            None => Tracker::Inotify,
+        match &self.ranges {
+            Some(ranges) if ranges.is_exact() => Tracker::Exact,
+            _ => Tracker::Inotify,
         }
     }
 

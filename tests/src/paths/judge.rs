@@ -14,7 +14,7 @@ use tidelock_proto::{
 };
 
 /// What is at a path: the first path that means the same inode, and its bytes if it is a file.
-type State = BTreeMap<Vec<u8>, (Vec<u8>, Option<Vec<u8>>)>;
+pub type State = BTreeMap<Vec<u8>, (Vec<u8>, Option<Vec<u8>>)>;
 
 /// What is below a directory now.
 pub fn state(dir: &Path) -> Result<State> {

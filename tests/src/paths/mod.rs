@@ -24,7 +24,7 @@ use anyhow::Result;
 use memmap2::MmapMut;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 
-pub use judge::{differences, state};
+pub use judge::{State, differences, state};
 
 /// One phase of a change; called with 0, 1, … up to the cell's phases.
 pub type Step = Box<dyn FnMut(u32) -> Result<()>>;

@@ -44,6 +44,8 @@ pub(super) enum Stores {
     AreReported,
     /// A store is a dirtied folio that no write explains.
     AreUnexplained,
+    /// Writes are not reported, so nothing can be explained: every dirtied folio is a change.
+    CountAsWrites,
 }
 
 /// Passes over the rings in one drain, at most. Each is needed only if the one before left something in doubt.
@@ -177,7 +179,7 @@ impl Interpreter {
             }
             Fact::Dirty { thread, inode, page } => {
                 let span = self.folios.span(page);
-                if self.mapped.contains_key(&inode) {
+                if self.mapped.contains_key(&inode) || self.stores == Stores::CountAsWrites {
                     self.ranges.add(inode, span.0, span.1);
                     return true;
                 }
@@ -207,7 +209,7 @@ impl Interpreter {
     }
 
     fn remember_write(&mut self, thread: u32, write: Write) {
-        if self.stores == Stores::AreReported {
+        if self.stores != Stores::AreUnexplained {
             return;
         }
         if let Some(last) = self.last_writes.put(thread, write) {
@@ -300,6 +302,12 @@ mod tests {
             drain(&mut interpreter, &[&[Fact::Mapping { inode: 9 }, dirty(1, 5)]]),
             [MAPPED, range(20_480, 4096)]
         );
+    }
+
+    #[test]
+    fn where_writes_are_not_reported_every_folio_is_a_change() {
+        let mut interpreter = interpreter(Stores::CountAsWrites, 8);
+        assert_eq!(drain(&mut interpreter, &[&[dirty(1, 5)]]), [range(20_480, 4096)]);
     }
 
     #[test]

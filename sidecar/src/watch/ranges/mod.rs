@@ -1,4 +1,4 @@
-//! Exact byte ranges of every inode of one filesystem, from kernel tracepoints.
+//! Byte ranges of every inode of one filesystem, from kernel tracepoints: exact on ext4 and xfs, a supplement on btrfs.
 //!
 //! One `perf_event_open` per tracepoint and CPU, for all processes, filtered in the kernel by device; all events of a
 //! CPU share one ring. It needs CAP_PERFMON (and CAP_IPC_LOCK for rings beyond `kernel.perf_event_mlock_kb`), and a
@@ -11,25 +11,48 @@
 //! means that a file that "changed" is told where by the same drain.
 //!
 //! # Path → event → effect
-//! *before*: the change may not be visible yet; whoever reads must first pass through the lock named. *after*: it is.
-//! Read from the sources of Linux 6.18, and tried on it, path by path, in `watch/tests/paths.rs`.
+//! *before*: the change may not be visible yet; whoever reads must first pass through the lock named
+//! (`capture::barrier`). *after*: it is. Read from the sources of Linux 6.18, and tried on it: `watch/tests/paths.rs` looks
+//! at the events, and the system tests (`tests/tests/system/paths.rs`) at the next point, byte by byte, for every path here;
+//! each was also seen to be missed with the events named for it left out.
 //!
-//! | path | ext4 | xfs |
-//! | --- | --- | --- |
-//! | `write`, append, splice, `copy_file_range`, io_uring | `ext4_da_write_end`, `ext4_write_end`, `ext4_journalled_write_end`: once per folio; after the copy, *before* a new size; inode lock, and the folio's | `xfs_file_buffered_write`: once per call, *before* the copy; iolock, exclusive |
-//! | direct write | `iomap_dio_complete`: *after*, size included (`iomap_iter` tells writes from reads) | the same |
-//! | store through a mapping | `writeback_dirty_folio`: *before* the store, under the folio's lock, which is held until the page is writable | `xfs_write_fault`, `writeback_dirty_folio`: the same |
-//! | truncate, shrinking | `ext4_truncate_enter`: *after* the size, before blocks go; inode lock | `xfs_setattr`: *before*; iolock, exclusive; partial block: `iomap_zero_iter` |
-//! | truncate, growing | **none**: only inotify, *after* | `xfs_setattr`: *before*; iolock, exclusive |
-//! | `fallocate`, extending | `ext4_fallocate_enter`: *before*; inode lock | `xfs_alloc_file_space`, `xfs_setattr`: *before*; iolock, exclusive |
-//! | punch a hole | `ext4_punch_hole`: *before*; inode lock | `xfs_bunmap` (whole blocks), `iomap_zero_iter` (edges): *before*; iolock, exclusive |
-//! | zero a range | `ext4_zero_range`: *before*; inode lock | as for a hole |
-//! | collapse, insert | `ext4_collapse_range`, `ext4_insert_range`: all from the offset on; *before*; inode lock | `xfs_collapse_file_space`, `xfs_insert_file_space`: the whole file; *before*; iolock, exclusive |
-//! | reflink, deduplicate | – | `xfs_reflink_remap_range`: *before*; both iolocks, exclusive |
-//! | exchange ranges | – | `xfs_exchrange_mappings`, `xfs_swap_extent_before`: *before*; both iolocks, exclusive |
-//! | metadata: mode, owner, xattrs, links, names | inotify, *after* | inotify, *after* |
+//! | path | ext4 | xfs | btrfs |
+//! | --- | --- | --- | --- |
+//! | `write`, append, `splice`, `sendfile`, `copy_file_range` of ragged bytes, io_uring | `ext4_da_write_end`, `ext4_write_end`, `ext4_journalled_write_end`: once per folio; after the copy, *before* a new size; inode lock, and the folio's | `xfs_file_buffered_write`: once per call, *before* the copy; iolock, exclusive | `IN_MODIFY`: *after*; the whole file is compared |
+//! | the same by `libaio`, for which inotify says nothing | the same | the same | `writeback_dirty_folio`: after the copy, *before* a new size; inode lock |
+//! | direct write, also by io_uring and `libaio` | `iomap_dio_complete`: *after*, size included, in whatever thread completes it (`iomap_iter` tells writes from reads) | the same | the same; with checksums it goes through the page cache, as above |
+//! | store through a mapping; a read, or another process, that stores into one | `writeback_dirty_folio`: *before* the store, under the folio's lock, which is held until the page is writable | `xfs_write_fault`, `writeback_dirty_folio`: the same | `writeback_dirty_folio`: the same |
+//! | truncate, shrinking | `ext4_truncate_enter`: *after* the size, before blocks go; inode lock | `xfs_setattr`: *before*; iolock, exclusive; partial block: `iomap_zero_iter` | `IN_MODIFY`: *after* |
+//! | truncate, growing | **none**: only inotify, *after* | `xfs_setattr`: *before*; iolock, exclusive | `IN_MODIFY`: *after* |
+//! | `fallocate`, extending | `ext4_fallocate_enter`: *before*; inode lock | `xfs_alloc_file_space`, `xfs_setattr`: *before*; iolock, exclusive | `IN_MODIFY`: *after* |
+//! | `fallocate`, keeping the size, or in a hole | no byte changes | no byte changes | no byte changes |
+//! | punch a hole | `ext4_punch_hole`: *before*; inode lock | `xfs_bunmap` (whole blocks), `iomap_zero_iter` (edges): *before*; iolock, exclusive | `IN_MODIFY`: *after* |
+//! | zero a range | `ext4_zero_range`: *before*; inode lock | as for a hole | `IN_MODIFY`: *after* |
+//! | collapse, insert | `ext4_collapse_range`, `ext4_insert_range`: all from the offset on; *before*; inode lock | `xfs_collapse_file_space`, `xfs_insert_file_space`: the whole file; *before*; iolock, exclusive | refused |
+//! | `FICLONE`, `FICLONERANGE`, `copy_file_range` of whole blocks | refused, and copied as `write` does | `xfs_reflink_remap_range`: *before*; both iolocks, exclusive | `IN_MODIFY`: *after* |
+//! | `FIDEDUPERANGE` | refused | as a reflink; no byte changes | no byte changes |
+//! | exchange ranges | – | `xfs_exchrange_mappings`, `xfs_swap_extent_before`: *before*; both iolocks, exclusive; not tried | – |
+//! | rename over, exchange, link, unlink, `O_TMPFILE` and `linkat`, directories with what is below them | inotify, *after*; bytes by inode number, whatever the name | the same | inotify, *after*; bytes by the name used, or by inode number |
+//! | metadata: mode, owner, xattrs | inotify, *after* | inotify, *after* | inotify, *after* |
 //!
 //! A size that grew changes all bytes from the old size on, whether or not a range says so.
+//!
+//! # btrfs
+//! No tracepoint of btrfs names the bytes that change. `btrfs_set_extent_bit` comes nearest: it fires for every range that
+//! is written, but also for every one that is read from the disk or looked at, ours among them; what tells these apart is a
+//! flag whose value the kernel does not describe, and its filesystem cannot be filtered by. So the tracker there is
+//! `inotify`, which compares a file that was modified with the tree, and this source adds what inotify leaves out: stores
+//! through mappings, and `libaio`.
+//!
+//! A change of a page either finds it clean, and then `writeback_dirty_folio` tells; or dirty since an event that was
+//! not captured yet; for each capture of a file with such an event writes the file back first, and from then on its pages
+//! are clean. So nothing can change silently after it was read, also through a mapping older than the source. The folio's
+//! lock orders a store and the write-back; the inode's lock orders a write, its new size, and the look at the size.
+//! The price is that what the application writes is written back at every cut, and that a modified file is read as a whole:
+//! `--tracker exact` is refused, and the reason stands in status.
+//!
+//! An inode number is unique within a subvolume only, so a change in another one may cause a needless comparison.
+//! A btrfs is found by the number of its mount: a subvolume's `st_dev` is not its filesystem's device.
 //!
 //! # Stores through a mapping
 //! A store raises no event of its own. What the kernel reports is that a clean folio becomes dirty, once; until the folio
@@ -44,7 +67,7 @@
 //! Doing this for every file would write back what the application does not want written. So an inode counts as mapped
 //! only from the first sign of it, and until then events of dirtied folios are dropped if a `write` explains them:
 //!
-//! - xfs has an event for every store that faults.
+//! - xfs has an event for every store that faults. On btrfs every dirtied inode counts.
 //! - On ext4 the signs are a page fault on the file (`mm_filemap_fault`, `mm_filemap_map_pages`: every page that becomes
 //!   accessible through a mapping passes one of them; a huge page mapped read-only does not, but a store to it is split
 //!   into small ones, which do), or a dirtied folio that no write of the same thread explains.
@@ -108,6 +131,7 @@ pub struct RangeSource {
     online: String,
     online_checked: Instant,
     interpreter: Interpreter,
+    exact: bool,
 }
 
 struct Cpu {
@@ -125,6 +149,7 @@ impl RangeSource {
         let (mut specs, stores) = match device.filesystem {
             Filesystem::Ext4 => (ext4::TRACEPOINTS.to_vec(), Stores::AreUnexplained),
             Filesystem::Xfs => (xfs::TRACEPOINTS.to_vec(), Stores::AreReported),
+            Filesystem::Btrfs => (Vec::new(), Stores::CountAsWrites),
         };
         if device.filesystem == Filesystem::Xfs
             && tracefs::format_of(&tracefs, "iomap/iomap_zero_iter").is_none()
@@ -149,9 +174,15 @@ impl RangeSource {
             online: String::new(),
             online_checked: Instant::now(),
             interpreter: Interpreter::new(Folios::here(), stores, limits),
+            exact: device.filesystem != Filesystem::Btrfs,
         };
         source.record()?;
         Ok(source)
+    }
+
+    /// Whether every change of bytes comes with its range. If not, ranges are only what inotify does not announce.
+    pub fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// Whether mappings are seen as they are made. Without that a store to a page that a write has dirtied goes unseen

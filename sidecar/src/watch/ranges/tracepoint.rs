@@ -199,8 +199,7 @@ fn filter_text(filter: Filter, format: &Format, device: &Device) -> Option<Strin
             }
             Some(text)
         }
-        // The block device's own pages (metadata, read and written by the filesystem) have its number as inode number.
         Filter::BackingDevice => (format.has("name") && format.has("ino"))
-            .then(|| format!("name==\"{}\" && ino!={}", device.backing, device.number)),
+            .then(|| format!("name==\"{}\" && ino!={}", device.backing, device.metadata_inode)),
     }
 }

@@ -14,11 +14,12 @@ pub(super) const LEFT_OUT: &[LeftOut] = &[
     (&["iomap/iomap_dio_complete", MODIFY], &[DIRECT]),
     (&[DIRTY, "filemap/mm_filemap_fault", "filemap/mm_filemap_map_pages"], &[MAPPED]),
     (&[MODIFY, "ext4/ext4_truncate_enter", "ext4/ext4_fallocate_enter", DIRTY], &[RESIZED]),
-    (&["ext4/ext4_truncate_enter", DIRTY], &[CUT_SHORT_AND_GROWN]),
+    (&["ext4/ext4_truncate_enter", DIRTY, MODIFY], &[CUT_SHORT_AND_GROWN]),
     (&["ext4/ext4_punch_hole", DIRTY], &[PUNCHED]),
     (&["ext4/ext4_zero_range", DIRTY], &[ZEROED]),
     (&["ext4/ext4_collapse_range", "ext4/ext4_insert_range", DIRTY], &[&["collapse", "insert"]]),
-    (&["inotify/names"], &[NAMES]),
+    // A name that was missed is looked up again when its file is found changed, or cut short because it is gone.
+    (&["inotify/names", MODIFY, "ext4/ext4_da_write_end", DIRTY, "ext4/ext4_truncate_enter"], &[NAMES]),
 ];
 
 pub(super) const NO_OTHER_BYTES: &[&str] = &ALLOCATED;

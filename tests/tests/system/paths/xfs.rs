@@ -19,7 +19,7 @@ pub(super) const LEFT_OUT: &[LeftOut] = &[
     // The first store through a mapping makes the whole file suspect; without this, later ones are missed.
     (&["writeback/writeback_dirty_folio"], &[MAPPED]),
     (&[MODIFY, SIZE, UNMAPPED, EDGES, "xfs/xfs_alloc_file_space"], &[RESIZED]),
-    (&[SIZE, UNMAPPED, EDGES], &[CUT_SHORT_AND_GROWN]),
+    (&[SIZE, UNMAPPED, EDGES, MODIFY], &[CUT_SHORT_AND_GROWN]),
     (&[UNMAPPED, EDGES, "xfs/xfs_free_file_space"], &[PUNCHED]),
     (
         &[
@@ -44,7 +44,8 @@ pub(super) const LEFT_OUT: &[LeftOut] = &[
         &[&["collapse", "insert"]],
     ),
     (&["xfs/xfs_reflink_remap_range", UNMAPPED, EDGES, SIZE], &[SHARED]),
-    (&["inotify/names"], &[NAMES]),
+    // A name that was missed is looked up again when its file is found changed.
+    (&["inotify/names", MODIFY, "xfs/xfs_file_buffered_write", SIZE, UNMAPPED], &[NAMES]),
 ];
 
 pub(super) const NO_OTHER_BYTES: &[&str] = &[ALLOCATED[0], ALLOCATED[1], DEDUPLICATED];
