@@ -183,7 +183,7 @@ impl Catalogue {
                 put(key::point(key::CHECKPOINT, volume, *point), placed);
                 volume
             }
-            Fact::Epoch { volume, .. } => volume,
+            Fact::Epoch { volume, .. } | Fact::Volume { volume, .. } => volume,
         };
         if self.get(volume).is_some_and(|info| info.as_of >= number) {
             return;
@@ -194,6 +194,11 @@ impl Catalogue {
                 self.on_checkpoint(volume, *point, *snapshot_bytes);
             }
             Fact::Epoch { epoch, .. } => self.on_epoch(volume, *epoch, known.base.clone()),
+            Fact::Volume { info, .. } => {
+                if let Some(info) = decode_info(info) {
+                    self.volumes.insert(volume.clone(), info);
+                }
+            }
             Fact::Drop { count, oldest_ns, .. } => self.on_drop(volume, *count, *oldest_ns),
             Fact::Chunk { .. } | Fact::Ops | Fact::Tag { .. } | Fact::Merged { .. } => {}
         }
@@ -356,6 +361,11 @@ struct InfoEntry {
     snapshot_bytes: u64,
     #[prost(uint64, tag = "10")]
     as_of: u64,
+}
+
+/// A volume as it is put into a log that begins with it.
+pub(crate) fn encode_volume(info: &VolumeInfo) -> Vec<u8> {
+    encode_info(&VolumeInfo { as_of: 0, ..info.clone() })
 }
 
 fn encode_info(info: &VolumeInfo) -> Vec<u8> {

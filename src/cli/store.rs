@@ -1,10 +1,16 @@
 //! `tidelock store`: work on a store as a whole.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use tidelock_failover::{RebuildReport, plan, rebuild};
 use tidelock_proto::VolumeName;
-use tidelock_receiver::retention::{self, Policy};
+use tidelock_receiver::{
+    retention::{self, Policy},
+    store::{CompactOptions, Store, StoreOptions},
+};
 
 use super::{
     exit::{DAMAGED, Failure},
@@ -23,6 +29,27 @@ pub(crate) struct Args {
 enum Command {
     Rebuild(RebuildArgs),
     Plan(PlanArgs),
+    Compact(CompactArgs),
+}
+
+/// Write the log anew with what its points still need, and give the rest of its space back; the receiver must be stopped
+#[derive(Debug, clap::Args)]
+struct CompactArgs {
+    /// The store; no receiver may be using it
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// Drop the points first that this policy does not keep
+    #[arg(long, value_name = "POLICY")]
+    keep: Option<Policy>,
+    /// Delete this volume WITH ALL ITS POINTS
+    #[arg(long, value_name = "TENANT/NAME", requires = "yes")]
+    delete_volume: Option<VolumeName>,
+    /// Confirm the deletion
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Show which points a retention policy would keep and drop now; nothing is changed
@@ -55,7 +82,32 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Rebuild(args) => run_rebuild(args),
         Command::Plan(args) => run_plan(args),
+        Command::Compact(args) => run_compact(args),
     }
+}
+
+fn run_compact(args: &CompactArgs) -> Result<(), Failure> {
+    if !args.store.join("log").is_dir() {
+        return Err(Failure::usage(format!("{} is not a store", args.store.display())));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    let what = CompactOptions {
+        thin: args.keep.clone().map(|policy| (policy, now_ns)),
+        without: args.delete_volume.clone(),
+    };
+    let done = Store::compact(&args.store, StoreOptions::default(), &what)?;
+    if args.json {
+        return Ok(output::json(&done)?);
+    }
+    output::facts(&[
+        ("log before", output::bytes(done.before_bytes)),
+        ("log now", output::bytes(done.after_bytes)),
+        ("points dropped", done.dropped.to_string()),
+        ("points", done.points.to_string()),
+        ("chunks", done.chunks.to_string()),
+    ]);
+    Ok(())
 }
 
 fn run_plan(args: &PlanArgs) -> Result<(), Failure> {

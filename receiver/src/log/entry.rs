@@ -10,6 +10,7 @@
 //! | 6 | tag | [`TagBody`] |
 //! | 7 | merged | [`CommitBody`] with `merged` |
 //! | 8 | drop | [`DropBody`] |
+//! | 9 | volume | [`VolumeBody`] |
 //!
 //! An `ops` record means nothing by itself: the commit that seals it names it by its place.
 
@@ -44,13 +45,17 @@ pub enum Kind {
     Merged = 7,
     /// Points are gone.
     Drop = 8,
+    /// What is known of a volume that was copied.
+    Volume = 9,
 }
 
 impl Kind {
     /// The kind with this tag.
     pub fn from_tag(tag: u8) -> Option<Self> {
-        use Kind::{Checkpoint, Chunk, Commit, Drop, Epoch, Merged, Ops, Tag};
-        [Chunk, Ops, Commit, Checkpoint, Epoch, Tag, Merged, Drop].into_iter().find(|kind| *kind as u8 == tag)
+        use Kind::{Checkpoint, Chunk, Commit, Drop, Epoch, Merged, Ops, Tag, Volume};
+        [Chunk, Ops, Commit, Checkpoint, Epoch, Tag, Merged, Drop, Volume]
+            .into_iter()
+            .find(|kind| *kind as u8 == tag)
     }
 }
 
@@ -161,6 +166,16 @@ pub struct DropBody {
     pub oldest_ns: u64,
 }
 
+/// What the records that a compaction left out have made of a volume. It comes behind all points of the volume.
+#[derive(Clone, PartialEq, Message)]
+pub struct VolumeBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// As the catalogue has it in the index.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub info: Bytes,
+}
+
 /// All points of an epoch from one to another, both included.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct RunMessage {
@@ -222,6 +237,8 @@ pub enum Fact {
     Merged { volume: VolumeName, point: Point, on: Option<PointId> },
     /// These points are gone: all from the first to the last of each run.
     Drop { volume: VolumeName, runs: Vec<(PointId, PointId)>, count: u64, oldest_ns: u64 },
+    /// What is known of a volume, whatever came before.
+    Volume { volume: VolumeName, info: Bytes },
     /// The tree of a point is listed here.
     Checkpoint { volume: VolumeName, point: PointId, snapshot_bytes: u64 },
     /// The epoch rises here.
@@ -238,6 +255,7 @@ impl Fact {
         match self {
             Self::Commit { volume, .. }
             | Self::Merged { volume, .. }
+            | Self::Volume { volume, .. }
             | Self::Drop { volume, .. }
             | Self::Checkpoint { volume, .. }
             | Self::Epoch { volume, .. }
@@ -267,6 +285,10 @@ impl Fact {
                     None => None,
                 };
                 Some(Self::Merged { volume: body.volume.parse().ok()?, point, on })
+            }
+            Kind::Volume => {
+                let body = VolumeBody::decode(body).ok()?;
+                Some(Self::Volume { volume: body.volume.parse().ok()?, info: body.info })
             }
             Kind::Drop => {
                 let body = DropBody::decode(body).ok()?;

@@ -85,7 +85,6 @@ impl Wanted {
         self.state.lock().closed
     }
 
-    #[cfg(test)]
     pub(super) fn wait_idle(&self) {
         let mut state = self.state.lock();
         while state.busy || !state.volumes.is_empty() {

@@ -14,6 +14,7 @@
 
 mod batch;
 mod checkpoint;
+mod compact;
 mod error;
 mod inbox;
 mod inspect;
@@ -38,6 +39,7 @@ use tokio::sync::Semaphore;
 
 pub use crate::catalogue::VolumeInfo;
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
+pub use compact::{CompactOptions, Compacted};
 pub use error::{Cause, StoreError};
 pub use read::StoredChunk;
 pub use thin::Thinned;
@@ -260,7 +262,6 @@ impl Store {
     }
 
     /// Waits until no checkpoint is due or being written.
-    #[cfg(test)]
     fn quiesce(&self) {
         self.shared().checkpoints.wait_idle();
     }

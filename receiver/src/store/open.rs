@@ -15,7 +15,7 @@ use tidelock_proto::point::Point;
 use tokio::sync::Semaphore;
 
 use super::{
-    Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, inbox::Inbox,
+    Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, compact, inbox::Inbox,
     lock::StoreLock, read::points_in, writer::Writer,
 };
 use crate::{
@@ -53,6 +53,7 @@ pub(super) fn rebuild(dir: &Path, options: StoreOptions) -> Result<Store, StoreE
 }
 
 fn open_locked(dir: &Path, options: StoreOptions, lock: StoreLock) -> Result<Store, StoreError> {
+    compact::clear(dir)?;
     let log = dir.join("log");
     let disk =
         create_dir(&log).map(|()| DirDisk::new(&log)).map_err(StoreError::dir(dir, "cannot open its log"))?;
