@@ -9,7 +9,9 @@ use std::{
 use thiserror::Error;
 use tidelock_proto::{Epoch, VolumeName, identity::IdentityFileError, limits::GROUP_VOLUMES_MAX};
 
-use crate::{capture::VolumeError, hooks::HookConfig, watch::TrackerChoice};
+use crate::{
+    ExcludeError, Excludes, ScrubConfig, capture::VolumeError, hooks::HookConfig, watch::TrackerChoice,
+};
 
 /// One volume and where it is.
 #[derive(Debug, Clone)]
@@ -18,6 +20,15 @@ pub struct VolumeConfig {
     pub name: VolumeName,
     /// The directory that is protected.
     pub directory: PathBuf,
+}
+
+/// A pattern of names to leave out, of one volume or of all: see [`crate::Excludes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exclude {
+    /// The volume, if it is only one.
+    pub volume: Option<VolumeName>,
+    /// The pattern.
+    pub glob: String,
 }
 
 /// Everything a sidecar needs to know.
@@ -43,6 +54,10 @@ pub struct Config {
     pub cut_interval: Duration,
     /// The part of one core that replication may take before cuts become rarer.
     pub cpu_share: f64,
+    /// How volumes are compared with what was captured, for changes that no event told of.
+    pub scrub: ScrubConfig,
+    /// Names that are left out.
+    pub excludes: Vec<Exclude>,
     /// How long the final cut and its acknowledgement may take after SIGTERM.
     pub drain_timeout: Duration,
     /// Threads that hash and compress.
@@ -116,6 +131,12 @@ pub enum ConfigError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// A pattern cannot be understood.
+    #[error(transparent)]
+    Exclude(#[from] ExcludeError),
+    /// A pattern is for a volume that is not protected.
+    #[error("--exclude names volume {0}, which no --volume protects")]
+    ExcludeOf(VolumeName),
     /// The share of a core makes no sense.
     #[error("--cpu-share {0} is not above 0 and at most 1")]
     CpuShare(f64),
@@ -140,8 +161,21 @@ impl Config {
                 check_pair(&volume.name, &directory, other, there)?;
             }
             real.push((volume.name.clone(), directory));
+            self.excludes_of(&volume.name)?;
         }
-        Ok(())
+        let protected = |name: &&VolumeName| self.volumes.iter().any(|volume| volume.name == **name);
+        match self.excludes.iter().filter_map(|exclude| exclude.volume.as_ref()).find(|name| !protected(name))
+        {
+            Some(unknown) => Err(ConfigError::ExcludeOf(unknown.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// What is left out of a volume.
+    pub(crate) fn excludes_of(&self, volume: &VolumeName) -> Result<Excludes, ConfigError> {
+        let all = self.excludes.iter();
+        let these = all.filter(|exclude| exclude.volume.as_ref().is_none_or(|only| only == volume));
+        Ok(Excludes::new(these.map(|exclude| exclude.glob.as_str()))?)
     }
 }
 
@@ -196,6 +230,8 @@ mod tests {
             trace_acks: None,
             cut_interval: Duration::from_millis(2),
             cpu_share: 0.1,
+            scrub: ScrubConfig::OFF,
+            excludes: Vec::new(),
             drain_timeout: Duration::from_secs(1),
             hooks: HookConfig::default(),
             pack_threads: 1,

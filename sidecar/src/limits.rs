@@ -88,5 +88,7 @@ pub const ROOT_CHECK_EVERY: Duration = Duration::from_secs(1);
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
 /// How long events may wait while nothing can be sent.
 pub const DRAIN_WHEN_BLOCKED_EVERY: Duration = Duration::from_millis(5);
-/// How often a file that could not be read is tried again.
+/// How often what could not be read or watched is tried again.
 pub const UNREADABLE_RETRY_EVERY: Duration = Duration::from_secs(5);
+/// Where directories cannot be watched the whole volume is compared again, after this many times as long as that takes.
+pub const RETRY_AFTER_SCANS: u32 = 10;

@@ -78,6 +78,9 @@ impl Collector for Volumes {
         self.gauge(&mut encoder, "ready", "Whether a durable point exists and more can follow", |status| {
             Some(f64::from(u8::from(status.is_ready())))
         })?;
+        self.gauge(&mut encoder, "protected", "Whether points that can be believed come", |status| {
+            Some(f64::from(u8::from(status.is_protected())))
+        })?;
         self.gauge(&mut encoder, "behind_bytes", "Bytes changed and not yet committed", |status| {
             Some(status.behind_bytes() as f64)
         })?;

@@ -234,7 +234,8 @@ fn protect(
         }
     });
     let packer = Packer::new(ChunkKey::of_tenant(name.tenant()), config.pack_threads, config.zstd_level);
-    Ok(Engine::new(directory, watcher, packer, outbox, status))
+    let engine = Engine::new(directory, watcher, packer, outbox, status);
+    Ok(engine.set_up(config.scrub, config.excludes_of(&name)?))
 }
 
 async fn until(mut end: watch::Receiver<bool>) {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::ValueEnum;
 use tidelock_proto::Epoch;
 use tidelock_sidecar::{
-    Config, Outcome, RunError, VolumeConfig,
+    Config, Exclude, Excludes, Outcome, RunError, ScrubConfig, VolumeConfig,
     hooks::{HookConfig, OnHookFailure},
     pack::{LEVEL_DEFAULT, Packer},
     watch::TrackerChoice,
@@ -52,6 +52,17 @@ pub(crate) struct Args {
     /// The part of one core that replication may take before cuts become rarer under load, down to one in 10 ms.
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     cpu_share: f64,
+    /// Names that are left out: neither captured nor part of any point. Without a slash: a name, anywhere; with one: a
+    /// path from the root. May be given several times. `/lost+found` always is. What a database needs is yours to know.
+    #[arg(long = "exclude", value_name = "[TENANT/NAME=]GLOB", value_parser = parse_exclude)]
+    excludes: Vec<Exclude>,
+    /// Bytes per second that are compared in the background with what was captured, to find changes that the kernel told
+    /// nobody of; 0 for none.
+    #[arg(long, value_name = "BYTES", default_value = "4M", value_parser = parse_bytes)]
+    scrub_rate: u64,
+    /// From the beginning of one such round over the volume, and from the start, to the next.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    scrub_every: Duration,
     /// How long the final cut and its acknowledgement may take after SIGTERM.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
@@ -127,6 +138,26 @@ fn parse_volume(text: &str) -> Result<VolumeConfig, String> {
     Ok(VolumeConfig { name, directory: directory.into() })
 }
 
+fn parse_exclude(text: &str) -> Result<Exclude, String> {
+    let named = text.split_once('=').and_then(|(volume, glob)| Some((volume.parse().ok()?, glob)));
+    let (volume, glob) = named.map_or((None, text), |(volume, glob)| (Some(volume), glob));
+    Excludes::new([glob]).map_err(|error| error.to_string())?;
+    Ok(Exclude { volume, glob: glob.to_owned() })
+}
+
+/// A number of bytes, with `K`, `M` or `G` for powers of 1024.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let shift = match text.as_bytes().last() {
+        Some(b'K') => 10,
+        Some(b'M') => 20,
+        Some(b'G') => 30,
+        _ => 0,
+    };
+    let number = text.trim_end_matches(['K', 'M', 'G']);
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "write a number of bytes, such as 512K, 4M or 1G".to_owned())
+}
+
 fn parse_address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
@@ -155,6 +186,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         trace_acks: args.trace_acks,
         cut_interval: args.cut_interval,
         cpu_share: args.cpu_share,
+        excludes: args.excludes,
+        scrub: ScrubConfig { rate_bytes: args.scrub_rate, every: args.scrub_every },
         drain_timeout: args.drain_timeout,
         pack_threads: args.pack_threads,
         zstd_level: args.zstd_level,

@@ -171,6 +171,7 @@ impl Site {
             tracker: Tracker::Auto,
             more: Vec::new(),
             without: Vec::new(),
+            within: Vec::new(),
         }
     }
 
@@ -245,6 +246,7 @@ pub struct SidecarPlan<'a> {
     tracker: Tracker,
     more: Vec<String>,
     without: Vec<String>,
+    within: Vec<String>,
 }
 
 impl SidecarPlan<'_> {
@@ -284,6 +286,12 @@ impl SidecarPlan<'_> {
         self
     }
 
+    /// Runs it through another program, which must execute the rest of its arguments in its own place.
+    pub fn within(mut self, program: &[&str]) -> Self {
+        self.within = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// Starts it and waits until it serves its status.
     pub fn start(&self) -> Sidecar {
         let (mut process, port_file, acks) = self.spawn();
@@ -306,6 +314,11 @@ impl SidecarPlan<'_> {
         command.args(["--epoch", &epoch, "--tracker", self.tracker.word(), "--http", "127.0.0.1:0"]);
         command.arg("--identity").arg(identity).arg("--port-file").arg(&port_file);
         command.arg("--trace-acks").arg(&acks).args(&self.more);
+        if let Some((program, arguments)) = self.within.split_first() {
+            let mut outer = Command::new(program);
+            outer.args(arguments).arg(command.get_program()).args(command.get_args());
+            command = outer;
+        }
         command.env("TIDELOCK_TEST_WITHOUT", self.without.join(","));
         let mut process = Process::spawn("sidecar", &mut command, &log);
         if !self.without.is_empty() {

@@ -69,6 +69,16 @@ impl Found {
         (makedev(self.stat.stx_dev_major, self.stat.stx_dev_minor), self.stat.stx_mnt_id)
     }
 
+    /// How many names it has, in the volume or not.
+    pub(crate) fn links(&self) -> u32 {
+        self.stat.stx_nlink
+    }
+
+    /// Time of birth, where the file system keeps it.
+    pub(crate) fn born(&self) -> Option<(i64, u32)> {
+        born(&self.stat)
+    }
+
     pub(crate) fn ctime(&self) -> Timestamp {
         Timestamp { secs: self.stat.stx_ctime.tv_sec, nanos: self.stat.stx_ctime.tv_nsec }
     }

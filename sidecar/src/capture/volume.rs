@@ -85,6 +85,17 @@ impl Volume {
             .is_ok_and(|now| now.identity() == self.found.identity() && now.place() == self.found.place())
     }
 
+    /// The volume as it is at its path now, if that is the same directory in another mount: unmounted and mounted again.
+    /// Another file system may show the same number and generation at its root; its id and the root's time of birth tell.
+    pub(crate) fn mounted_again(&self) -> Option<Self> {
+        let now = Self::open(&self.path).ok()?;
+        let file_system = |volume: &Self| rustix::fs::fstatvfs(&volume.root).map(|stat| stat.f_fsid).ok();
+        let same = now.found.identity() == self.found.identity()
+            && now.found.born() == self.found.born()
+            && file_system(&now) == file_system(self);
+        same.then_some(now)
+    }
+
     /// Whether something found below the root lies in this volume, not on a file system mounted within it.
     pub(crate) fn holds(&self, found: &Found) -> bool {
         found.place() == self.found.place()

@@ -21,10 +21,11 @@ impl Engine {
         self.events = events;
         drained?;
         self.revive_nameless();
+        self.scrub_heard();
         Ok(())
     }
 
-    fn absorb(&mut self, event: Event) {
+    pub(super) fn absorb(&mut self, event: Event) {
         match event {
             Event::Name { dir, name } => self.dirty.entry(dir, name, EntryHint::default()),
             Event::Attributes { dir, name } => {
@@ -79,15 +80,19 @@ impl Engine {
                 }
             }
             Event::Lost(reason) => {
-                tracing::warn!(%reason, "events were lost; scanning the volume");
-                self.status.set_condition(conditions::UNVERIFIED, reason.to_string());
+                if self.status.set_condition(conditions::UNVERIFIED, reason.to_string()) {
+                    tracing::warn!(%reason, "events were lost; comparing the whole volume");
+                }
                 self.status.counters.events_lost.add(1);
-                self.scan();
+                self.rescan();
             }
         }
     }
 
     fn absorb_content(&mut self, dir: FileId, name: Box<[u8]>, closed_write: bool) {
+        if self.is_excluded_content(dir, &name) {
+            return;
+        }
         if !self.exact() {
             // What the name means in the tree, should the name be gone when it is looked up; and what it means then.
             if let Some(id) = self.child(dir, &name) {
@@ -97,7 +102,7 @@ impl Engine {
         } else if !closed_write {
             // The bytes come as ranges; what is left is size and times.
             match self.child(dir, &name) {
-                Some(id) => drop(self.dirty.file(id)),
+                Some(id) => self.dirty.file(id).times = true,
                 None => self.dirty.entry(dir, name, EntryHint::default()),
             }
         }
@@ -146,7 +151,7 @@ impl Engine {
         if self.stage.identity(FileId::ROOT) != Some(found.identity()) {
             let meta = found.meta(self.settled_before());
             self.stage.apply(Op::SetMeta { id: FileId::ROOT, meta })?;
-            self.note_unsettled(FileId::ROOT);
+            self.note_unsettled(FileId::ROOT, found.ctime());
         }
         Ok(())
     }

@@ -1,6 +1,12 @@
 //! Named conditions that the capture can be in. Each is in status, in metrics, in heartbeats and on the points it affects,
 //! and goes when its cause goes.
 
+use super::{CutError, engine::Engine};
+use crate::watch::Watcher;
+
+/// While one of these holds no point is proven, or there are none at all.
+pub(crate) const UNPROTECTED: [&str; 5] = [WATCH_LIMIT, UNREADABLE, ROOT_EMPTY, ROOT_GONE, GROUP_WAITS];
+
 /// Directories are not watched because the kernel allows no more watches: points are `fuzzy`.
 pub(crate) const WATCH_LIMIT: &str = "watch-limit";
 /// Something cannot be read: points are `fuzzy`.
@@ -15,3 +21,56 @@ pub(crate) const ROOT_EMPTY: &str = "root-empty";
 pub(crate) const ROOT_GONE: &str = "root-gone";
 /// Another volume of the group cannot be cut, so this one is not either.
 pub(crate) const GROUP_WAITS: &str = "group-waits";
+/// Exact ranges are wanted, and a permission is missing: costs more, proves the same but for what inotify cannot see.
+pub(crate) const NO_TRACING: &str = "no-tracing";
+
+impl Engine {
+    /// Says whether a permission for exact ranges is missing.
+    pub(super) fn tell_tracker(&self) {
+        self.status.set_tracker(self.watcher.tracker().as_str(), self.watcher.reason());
+        if self.watcher.lacks_permission() {
+            self.status.set_condition(NO_TRACING, self.watcher.reason());
+        } else {
+            self.status.clear_condition(NO_TRACING);
+        }
+    }
+
+    /// Takes exact ranges once they are permitted.
+    pub(super) fn try_exact(&mut self) -> Result<(), CutError> {
+        if self.watcher.lacks_permission() {
+            let again = self.watcher.open_again(self.volume.root())?;
+            if !again.lacks_permission() {
+                self.watch_anew(again);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on in the same directory after it was mounted again. Returns whether it is there.
+    pub(super) fn take_up_again(&mut self) -> Result<bool, CutError> {
+        let Some(volume) = self.volume.mounted_again() else { return Ok(false) };
+        let watcher = self.watcher.open_again(volume.root())?;
+        self.volume = volume;
+        self.watch_anew(watcher);
+        Ok(true)
+    }
+
+    /// Other sources watch nothing yet: everything is listed and compared.
+    fn watch_anew(&mut self, watcher: Watcher) {
+        tracing::info!(tracker = %watcher.tracker(), reason = watcher.reason(), "watching anew");
+        self.watcher = watcher;
+        self.tell_tracker();
+        self.rescan();
+    }
+
+    /// Ends the conditions whose cause is gone, also where what caused them was removed. Called when nothing is left to
+    /// capture: what is tried again is dirty until it is known to work.
+    pub(super) fn end_conditions(&self) {
+        if self.unwatched.is_empty() {
+            self.status.clear_condition(WATCH_LIMIT);
+        }
+        if self.unreadable_later.is_empty() {
+            self.status.clear_condition(UNREADABLE);
+        }
+    }
+}

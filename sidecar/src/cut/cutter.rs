@@ -137,7 +137,7 @@ impl Cutter {
         if self.stop.load(Ordering::Relaxed) && self.ending()? {
             return Ok(());
         }
-        self.members.iter_mut().for_each(Member::upkeep);
+        self.members.iter_mut().try_for_each(Member::upkeep)?;
         let started = SystemTime::now();
         let began = Instant::now();
         self.members.iter_mut().try_for_each(Member::drain)?;
@@ -147,7 +147,8 @@ impl Cutter {
             self.approach(began)
         } else if ready {
             self.converged(started)?;
-            self.rest()
+            self.members.iter_mut().try_for_each(Member::scrub)?;
+            if self.members.iter().any(Member::is_dirty) { Ok(()) } else { self.rest() }
         } else {
             self.heartbeat();
             self.wait_for_events(HEARTBEAT_EVERY).map(drop)
@@ -320,7 +321,8 @@ impl Cutter {
         let now = Instant::now();
         let heartbeat_at = self.members.iter().map(Member::heartbeat_at).min().unwrap_or(now);
         let until_heartbeat = heartbeat_at.saturating_duration_since(now);
-        if self.wait_for_events(until_heartbeat.min(HEARTBEAT_EVERY))? {
+        let until_scrub = self.members.iter().filter_map(Member::scrub_due).min().unwrap_or(HEARTBEAT_EVERY);
+        if self.wait_for_events(until_heartbeat.min(HEARTBEAT_EVERY).min(until_scrub))? {
             let used = pace::process_time();
             let next = self.pace.next(used, self.config.interval, self.config.cpu_share);
             std::thread::sleep(next.saturating_duration_since(Instant::now()));

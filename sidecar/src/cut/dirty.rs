@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidelock_proto::FileId;
+use tidelock_proto::{FileId, tree::Timestamp};
 
 use super::ranges::RangeSet;
 use crate::limits;
@@ -35,6 +35,10 @@ pub(crate) struct FileDirt {
     pub(crate) write_back: bool,
     /// Suspect as a whole if its times or size say so.
     pub(crate) compare: bool,
+    /// Size and times, after a change of bytes that are announced elsewhere.
+    pub(crate) times: bool,
+    /// Its change time, as it was when the inode was last captured, is to be recorded now that it has settled.
+    pub(crate) settle: Option<Timestamp>,
 }
 
 impl FileDirt {
@@ -42,10 +46,18 @@ impl FileDirt {
         self.suspect.insert(0, u64::MAX);
     }
 
+    /// Whether anything was announced, beyond the wish to record a change time.
+    pub(crate) fn is_announced(&self) -> bool {
+        let bytes = !(self.changed.is_empty() && self.suspect.is_empty());
+        bytes || self.attributes || self.write_back || self.compare || self.times
+    }
+
     fn merge(&mut self, mut other: Self) {
         self.attributes |= other.attributes;
         self.write_back |= other.write_back;
         self.compare |= other.compare;
+        self.times |= other.times;
+        self.settle = self.settle.or(other.settle);
         while let Some((start, end)) = other.changed.take(u64::MAX) {
             self.changed.insert(start, end);
         }
@@ -87,6 +99,14 @@ impl Dirty {
     /// Whether an entry waits to be looked up.
     pub(crate) fn has_entry(&self, dir: FileId, name: &[u8]) -> bool {
         !self.entries.is_empty() && self.entries.contains_key(&(dir, name.into()))
+    }
+
+    /// Whether an inode waits, or anything in it if it is a directory.
+    pub(crate) fn concerns(&self, id: FileId) -> bool {
+        let within = (id, Box::default())..(FileId(id.0 + 1), Box::default());
+        self.files.contains_key(&id)
+            || self.directories.contains_key(&id)
+            || self.entries.range(within).next().is_some()
     }
 
     /// Changes what is known of one inode.

@@ -4,14 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     os::fd::BorrowedFd,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::io::Errno;
 use tidelock_proto::{
     FileId, Tree,
     point::Consistency,
-    tree::{Name, Timestamp},
+    tree::{Meta, Name, Timestamp},
 };
 
 use super::{
@@ -21,8 +21,10 @@ use super::{
 };
 use crate::limits::{CTIME_SETTLES_AFTER, ENTRIES_PER_STEP, MAPPED_INODES_MAX, SLICE_BYTES};
 use crate::{
-    capture::Volume,
+    capture::{Found, Volume},
+    excludes::Excludes,
     pack::Packer,
+    scrub::{Scrub, ScrubConfig},
     ship::Outbox,
     status::Status,
     watch::{Event, Tracker, WatchError, Watcher},
@@ -56,14 +58,23 @@ pub(crate) struct Engine {
     /// A scan is under way: whatever is looked up is compared with the tree, also what a rename brings from a directory
     /// that the scan has yet to see into one that it has seen.
     pub(super) scanning: bool,
+    scan_began: Option<Instant>,
+    /// How long the last scan took.
+    pub(super) scan_took: Duration,
     /// Directories that the scan has listed.
     pub(super) listed: HashSet<FileId>,
     /// Directories the kernel refused to watch.
     pub(super) unwatched: BTreeSet<FileId>,
-    /// Inodes whose change time was too young to be recorded when they were captured.
-    pub(super) unsettled: BTreeMap<FileId, Instant>,
+    /// Inodes whose change time was too young to be recorded when they were captured, with when that was and the time.
+    pub(super) unsettled: BTreeMap<FileId, (Instant, Timestamp)>,
     /// The root was found gone.
     pub(super) root_gone: bool,
+    /// Looks for what the sources missed. Off until it is told its rate.
+    pub(super) scrub: Scrub,
+    /// Names that are left out; but for the defaults none until it is told.
+    pub(super) excludes: Excludes,
+    /// Some file has several names; one of them may be left out.
+    pub(super) links_seen: bool,
     sockets: BTreeSet<(FileId, Name)>,
     mounts: BTreeSet<(FileId, Name)>,
     /// Content of every chunk that was packed, for tests to compare with.
@@ -93,15 +104,28 @@ impl Engine {
             nameless: BTreeMap::new(),
             unreadable_later: BTreeMap::new(),
             scanning: false,
+            scan_began: None,
+            scan_took: Duration::ZERO,
             listed: HashSet::new(),
             unwatched: BTreeSet::new(),
             unsettled: BTreeMap::new(),
             root_gone: false,
+            scrub: Scrub::new(ScrubConfig::OFF, Instant::now()),
+            excludes: Excludes::default(),
+            links_seen: false,
             sockets: BTreeSet::new(),
             mounts: BTreeSet::new(),
             #[cfg(test)]
             tap: std::collections::HashMap::new(),
         }
+    }
+
+    /// Says how it is scrubbed and what is left out.
+    pub(crate) fn set_up(mut self, scrub: ScrubConfig, excludes: Excludes) -> Self {
+        self.scrub = Scrub::new(scrub, Instant::now());
+        self.excludes = excludes;
+        self.tell_tracker();
+        self
     }
 
     /// Starts over from a tree that both sides agree on; everything is compared with it. What was dirty under the
@@ -119,6 +143,7 @@ impl Engine {
         self.unreadable_later.clear();
         self.unwatched.clear();
         self.unsettled.clear();
+        self.scrub.start_over();
         match self.stage.get(FileId::ROOT) {
             Some(_) => self.recognise_root()?,
             None => self.create_root()?,
@@ -131,15 +156,25 @@ impl Engine {
         Ok(())
     }
 
+    /// Compares the whole volume with the tree again, because something may have gone unseen.
+    pub(super) fn rescan(&mut self) {
+        self.status.counters.rescans.add(1);
+        self.scan();
+    }
+
     /// Compares the whole volume with the tree.
-    pub(super) fn scan(&mut self) {
+    fn scan(&mut self) {
         self.scanning = true;
+        self.scan_began.get_or_insert_with(Instant::now);
         self.listed.clear();
         self.dirty.directory(FileId::ROOT, true);
     }
 
     /// Nothing is left to compare.
     pub(super) fn end_scan(&mut self) {
+        if let Some(began) = self.scan_began.take() {
+            self.scan_took = began.elapsed();
+        }
         self.scanning = false;
         self.listed = HashSet::new();
     }
@@ -178,12 +213,33 @@ impl Engine {
         (SystemTime::now() - CTIME_SETTLES_AFTER).into()
     }
 
+    /// Whether a file may have changed without an event and has yet to be compared. Its change time is what the comparison
+    /// goes by, so until then none is recorded but of a file that is read as a `whole`.
+    fn may_hide_changes(&self) -> bool {
+        self.scanning || self.has_blind_spots()
+    }
+
+    /// Whether there are directories of which no event tells.
+    fn has_blind_spots(&self) -> bool {
+        !self.exact() && !self.unwatched.is_empty()
+    }
+
+    /// The attributes of an inode as the tree shall have them.
+    pub(super) fn meta_of(&self, id: FileId, found: &Found, whole: bool) -> Meta {
+        let recorded = self.stage.get(id).map(|inode| inode.meta.origin.ctime);
+        if whole || recorded == Some(found.ctime()) || !(self.is_file(id) && self.may_hide_changes()) {
+            found.meta(self.settled_before())
+        } else {
+            found.meta(Timestamp::default())
+        }
+    }
+
     /// Remembers to record the change time once it has settled.
-    pub(super) fn note_unsettled(&mut self, id: FileId) {
+    pub(super) fn note_unsettled(&mut self, id: FileId, ctime: Timestamp) {
         let unsettled =
             self.stage.get(id).is_some_and(|inode| inode.meta.origin.ctime == Timestamp::default());
-        if unsettled {
-            self.unsettled.insert(id, Instant::now());
+        if unsettled && !self.has_blind_spots() {
+            self.unsettled.insert(id, (Instant::now(), ctime));
         }
     }
 
@@ -193,12 +249,13 @@ impl Engine {
         let settled: Vec<FileId> = self
             .unsettled
             .iter()
-            .filter(|(_, since)| now.duration_since(**since) > CTIME_SETTLES_AFTER * 2)
+            .filter(|(_, (since, _))| now.duration_since(*since) > CTIME_SETTLES_AFTER * 2)
             .map(|(id, _)| *id)
             .collect();
         for id in settled {
-            self.unsettled.remove(&id);
-            self.dirty.file(id);
+            if let Some((_, ctime)) = self.unsettled.remove(&id) {
+                self.dirty.file(id).settle = Some(ctime);
+            }
         }
     }
 
@@ -206,13 +263,13 @@ impl Engine {
     pub(super) fn watch(&mut self, dir: FileId, fd: BorrowedFd<'_>) -> Result<(), CutError> {
         match self.watcher.watch_directory(dir, fd) {
             Ok(()) => {
-                if self.unwatched.remove(&dir) && self.unwatched.is_empty() {
-                    self.status.clear_condition(conditions::WATCH_LIMIT);
-                }
+                self.unwatched.remove(&dir);
                 Ok(())
             }
-            Err(error @ WatchError::WatchLimit { .. }) => {
-                self.status.set_condition(conditions::WATCH_LIMIT, error.to_string());
+            Err(error @ (WatchError::WatchLimit { .. } | WatchError::InstanceLimit { .. })) => {
+                if self.status.set_condition(conditions::WATCH_LIMIT, error.to_string()) {
+                    tracing::warn!(%error, "directories are not watched; points are fuzzy");
+                }
                 self.unwatched.insert(dir);
                 Ok(())
             }
@@ -224,7 +281,10 @@ impl Engine {
     pub(super) fn unreadable(&mut self, id: FileId, errno: Errno) {
         let path = self.stage.tree().path(id).unwrap_or_default();
         let path = self.volume.path().join(String::from_utf8_lossy(&path).as_ref());
-        self.status.set_condition(conditions::UNREADABLE, format!("cannot read {}: {errno}", path.display()));
+        let reason = format!("cannot read {}: {errno}", path.display());
+        if self.status.set_condition(conditions::UNREADABLE, &reason) {
+            tracing::warn!(reason, "something is not captured; points are fuzzy");
+        }
         self.unreadable_later
             .entry(id)
             .or_insert_with(|| FileDirt { attributes: true, ..FileDirt::default() });
@@ -232,17 +292,15 @@ impl Engine {
 
     /// Tries again what could not be read or watched.
     pub(super) fn retry_unreadable(&mut self) {
-        if !self.unreadable_later.is_empty() {
-            self.status.clear_condition(conditions::UNREADABLE);
-        }
         for (id, dirt) in std::mem::take(&mut self.unreadable_later) {
             if self.stage.tree().entries(id).is_some() {
                 self.dirty.directory(id, true);
             }
             self.dirty.put_back(id, dirt);
         }
-        for dir in &self.unwatched {
-            self.dirty.directory(*dir, true);
+        if !self.unwatched.is_empty() {
+            // Also the only way to learn what happened there.
+            self.scan();
         }
     }
 
@@ -256,6 +314,14 @@ impl Engine {
         if self.mounts.insert((dir, name.clone())) {
             tracing::warn!(%name, "a file system mounted within the volume is not replicated");
         }
+    }
+
+    /// Whether an entry of the volume is none of the tree's.
+    pub(super) fn is_left_out(&self, dir: FileId, name: &[u8]) -> bool {
+        let Ok(name) = Name::new(name) else { return true };
+        let entry = (dir, name);
+        let special = self.sockets.contains(&entry) || self.mounts.contains(&entry);
+        special || self.is_excluded(dir, entry.1.as_bytes())
     }
 
     /// What may be believed of a cut taken now.

@@ -49,6 +49,11 @@ impl Engine {
                 return Ok(0);
             }
         };
+        let settle = dirt.settle.take().filter(|_| !dirt.is_announced());
+        if settle.is_some_and(|seen| is_file && seen != found.ctime()) {
+            // Changed since, and nothing says how: a change time that is not recorded has the next scan look.
+            return Ok(0);
+        }
         if std::mem::take(&mut dirt.compare) && is_file && self.differs(id, &found) {
             dirt.suspect_all();
         }
@@ -94,6 +99,7 @@ impl Engine {
     ) -> Result<u64, CutError> {
         let file = matches!(self.stage.get(id).map(|inode| &inode.content), Some(Content::File(_)));
         let mut found = *found;
+        let whole = dirt.suspect.covers(0, u64::MAX);
         if read {
             if dirt.write_back || self.is_mapped(found.identity().inode) {
                 write_back(fd.as_fd(), 0, u64::MAX);
@@ -115,7 +121,7 @@ impl Engine {
             bytes += self.capture_changed(id, fd.as_fd(), found.size(), &mut dirt.changed)?;
             bytes += self.capture_suspect(id, fd.as_fd(), found.size(), &mut dirt.suspect, bytes)?;
         }
-        self.capture_attributes(id, fd.as_fd(), &found, dirt)?;
+        self.capture_attributes(id, fd.as_fd(), &found, whole, dirt)?;
         Ok(bytes)
     }
 
@@ -133,17 +139,19 @@ impl Engine {
         id: FileId,
         fd: BorrowedFd<'_>,
         found: &Found,
+        whole: bool,
         dirt: &mut FileDirt,
     ) -> Result<(), CutError> {
         let Some(inode) = self.stage.get(id) else { return Ok(()) };
         let (before, xattrs_before) = (inode.meta, std::mem::take(&mut dirt.attributes));
         let xattrs = xattrs_before.then(|| read_xattrs(fd)).transpose().map_err(CaptureError::from)?;
         let xattrs = xattrs.filter(|xattrs| *xattrs != inode.xattrs);
-        let meta = found.meta(self.settled_before());
+        dirt.times = false;
+        let meta = self.meta_of(id, found, whole);
         if meta != before {
             self.stage.apply(Op::SetMeta { id, meta })?;
-            self.note_unsettled(id);
         }
+        self.note_unsettled(id, found.ctime());
         if let Some(xattrs) = xattrs {
             self.stage.apply(Op::SetXattrs { id, xattrs })?;
         }
@@ -229,7 +237,7 @@ impl Engine {
     }
 
     /// Widens a range so that it cuts no extent.
-    fn at_extents(&self, id: FileId, start: u64, end: u64) -> (u64, u64) {
+    pub(super) fn at_extents(&self, id: FileId, start: u64, end: u64) -> (u64, u64) {
         let Some(extents) = self.stage.get(id).and_then(|inode| inode.extents()) else { return (start, end) };
         let first = extents.touching(start, start + 1).next().map_or(start, |(offset, _)| offset);
         let last = extents.touching(end - 1, end).next();
@@ -327,7 +335,7 @@ impl Engine {
     }
 
     /// Reads `start..end` into the buffer; less if the file ends before, which its own event will tell.
-    fn fill(
+    pub(super) fn fill(
         &mut self,
         fd: BorrowedFd<'_>,
         buffer: &mut Vec<u8>,

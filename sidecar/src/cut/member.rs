@@ -10,7 +10,7 @@ use tidelock_proto::{
 
 use super::{CutError, Ended, conditions, engine::Engine};
 use crate::{
-    limits::{HEARTBEAT_EVERY, ROOT_CHECK_EVERY, UNREADABLE_RETRY_EVERY},
+    limits::{HEARTBEAT_EVERY, RETRY_AFTER_SCANS, ROOT_CHECK_EVERY, UNREADABLE_RETRY_EVERY},
     ship::{AgreedTree, ShipEvent},
     status::Activity,
 };
@@ -170,22 +170,29 @@ impl Member {
     }
 
     /// What happens now and then, whatever the loop is doing.
-    pub(super) fn upkeep(&mut self) {
+    pub(super) fn upkeep(&mut self) -> Result<(), Ended> {
+        let kept = self.try_upkeep();
+        self.tolerate(kept)
+    }
+
+    fn try_upkeep(&mut self) -> Result<(), CutError> {
         let now = Instant::now();
         if now >= self.root_check_at {
             self.root_check_at = now + ROOT_CHECK_EVERY;
-            self.check_root();
+            self.check_root()?;
         }
         if now >= self.retry_at && self.agreed {
-            self.retry_at = now + UNREADABLE_RETRY_EVERY;
+            self.retry_at = now + UNREADABLE_RETRY_EVERY.max(self.engine.scan_took * RETRY_AFTER_SCANS);
             self.engine.retry_unreadable();
             self.engine.settle();
+            self.engine.try_exact()?;
         }
+        Ok(())
     }
 
-    fn check_root(&mut self) {
+    fn check_root(&mut self) -> Result<(), CutError> {
         let gone = std::mem::take(&mut self.engine.root_gone);
-        let in_place = self.engine.volume.in_place();
+        let in_place = self.engine.volume.in_place() || (self.halted && self.engine.take_up_again()?);
         if !in_place && !self.halted {
             let path = self.engine.volume.path().display().to_string();
             tracing::error!(path, "the volume is no longer at its path; replication halted");
@@ -199,8 +206,21 @@ impl Member {
             }
             self.halted = false;
             self.engine.status.clear_condition(conditions::ROOT_GONE);
-            self.engine.scan();
+            self.engine.status.set_activity(Activity::Scanning);
+            self.engine.rescan();
         }
+        Ok(())
+    }
+
+    /// Does what the scrub has to do now. Called when nothing is dirty; afterwards something may be.
+    pub(super) fn scrub(&mut self) -> Result<(), Ended> {
+        let scrubbed = self.engine.scrub(Instant::now());
+        self.tolerate(scrubbed)
+    }
+
+    /// When the scrub has something to do again, if ever.
+    pub(super) fn scrub_due(&self) -> Option<Duration> {
+        self.engine.scrub.due(Instant::now())
     }
 
     /// Takes every event that is queued.
@@ -241,6 +261,7 @@ impl Member {
             engine.unsettled.remove(&gone);
             engine.watcher.forget_directory(gone);
         }
+        engine.end_conditions();
         let cut = Cut {
             time_ns: common.time_ns,
             consistency,
@@ -272,6 +293,7 @@ impl Member {
     /// The instant `time_ns` is captured and committed.
     pub(super) fn on_converged(&mut self, time_ns: u64) {
         self.engine.end_scan();
+        self.engine.end_conditions();
         self.engine.status.clear_condition(conditions::UNVERIFIED);
         self.engine.status.set_activity(Activity::Replicating);
         self.engine.status.on_clean(time_ns);

@@ -60,8 +60,19 @@
 //! The commits are given to one session for each volume and become durable one by one. So a number is a point of the
 //! group only where every volume has it; the names of the volumes are in each commit for whoever looks ([`tidelock_proto::point::Cut`]).
 //!
+//! # After a loss
+//!
+//! A loss is announced by the drain that would have found what was lost, so no commit before it is touched, and every later
+//! change has its event. The scan that follows compares each file by size and change time, then by content. A change time
+//! moves before a write raises its event, so what was lost moved it. The comparison is not deceived as long as no
+//! capture records a newer change time before the scan has come to the file; so while a scan lasts none is recorded but
+//! with the whole content (`Engine::meta_of`), and one that settles later is recorded only if it is still the one that
+//! was seen with the content.
+//!
+//! # Limits
+//!
 //! What is not claimed: with the `inotify` tracker, stores through a mapping and writes by `libaio` are announced only when
-//! the file is closed (`IN_CLOSE_WRITE`), because the kernel has no inotify event for them (on btrfs tracepoints announce
+//! the file is closed (`IN_CLOSE_WRITE`) or the scrub finds them ([`crate::scrub`]), because the kernel has no inotify event for them (on btrfs tracepoints announce
 //! them, where they are permitted); and a change made through a name that was
 //! linked, used and removed again between two drains is announced by that name alone. The point records its tracker.
 
@@ -72,11 +83,13 @@ mod desk;
 pub(crate) mod dirty;
 mod engine;
 mod errands;
+mod excluded;
 mod files;
 mod member;
 mod names;
 mod pace;
 mod ranges;
+mod scrub;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -84,6 +97,7 @@ mod tests;
 use thiserror::Error;
 use tidelock_proto::tree::TreeError;
 
+pub(crate) use conditions::UNPROTECTED;
 pub(crate) use cutter::{Cutter, CutterConfig, Ended};
 pub(crate) use desk::{Busy, Desk, Placed, Progress, Quiesced};
 pub(crate) use engine::Engine;

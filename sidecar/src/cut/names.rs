@@ -122,6 +122,11 @@ impl Engine {
         let hint = EntryHint { scan: hint.scan || self.scanning, ..hint };
         let before = self.stage.tree().lookup(dir, name);
         let found = Found::at(fd, name.as_bytes()).map_err(CaptureError::from)?;
+        self.links_seen |=
+            found.is_some_and(|found| found.file_type() == FileType::RegularFile && found.links() > 1);
+        if self.is_excluded(dir, name.as_bytes()) {
+            return self.capture_excluded(dir, name, found.as_ref(), hint);
+        }
         let Some(found) = found.filter(|found| self.replicated(found, dir, name)) else {
             match before {
                 Some(_) => self.stage.apply(Op::Unlink { dir, name: name.clone() })?,
@@ -137,6 +142,11 @@ impl Engine {
             self.stage.apply(Op::Link { dir, name: name.clone(), id })?;
             if found.file_type() == FileType::Directory {
                 self.drop_former_names(id, dir, name)?;
+                if self.excludes.depend_on_path() && !created {
+                    // What is left out below may be other names now.
+                    self.listed.clear();
+                    self.dirty.directory(id, true);
+                }
             }
         }
         self.after_lookup(id, &found, created, before != Some(id), hint);
@@ -217,7 +227,7 @@ impl Engine {
         let id = self.stage.tree().next_id();
         let xattrs = read_xattrs(node.as_fd()).map_err(CaptureError::from)?;
         self.stage.apply(Op::Create { id, kind, meta: found.meta(self.settled_before()) })?;
-        self.note_unsettled(id);
+        self.note_unsettled(id, found.ctime());
         if !xattrs.is_empty() {
             self.stage.apply(Op::SetXattrs { id, xattrs })?;
         }

@@ -1,6 +1,9 @@
 //! The engine against a real directory: after random changes and a converged cut, the tree is what the directory holds.
 #![allow(clippy::unwrap_used)]
 
+mod excluded;
+mod healing;
+
 use std::{
     fs,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink},
@@ -30,9 +33,13 @@ struct Rig {
 
 impl Rig {
     fn new(tracker: TrackerChoice) -> Self {
+        Self::within(tracker, &WatchLimits::default())
+    }
+
+    fn within(tracker: TrackerChoice, limits: &WatchLimits) -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let volume = Volume::open(dir.path()).unwrap();
-        let watcher = Watcher::open(volume.root(), tracker, &WatchLimits::default()).unwrap();
+        let watcher = Watcher::open(volume.root(), tracker, limits).unwrap();
         let config = SessionConfig {
             volume: "t/v".parse().unwrap(),
             epoch: Epoch::FIRST,
@@ -64,6 +71,7 @@ impl Rig {
             if self.engine.dirty.is_empty() {
                 self.engine.stage.seal().unwrap();
                 self.engine.end_scan();
+                self.engine.end_conditions();
                 return;
             }
             self.engine.step().unwrap();

@@ -54,6 +54,8 @@ counters! {
     events_lost,
     /// Changes that a scrub found and no event had told
     missed_changes,
+    /// Bytes that the scrub compared, with a share for each inode
+    scrubbed_bytes,
     /// Sockets found in the volume, which are not replicated
     sockets_skipped,
     /// Times that a session ended or an attempt to connect failed

@@ -23,7 +23,7 @@ pub use counters::{Counter, Counters};
 pub use lag::Coverage;
 pub use report::Report;
 
-use crate::{metrics::Histograms, ship::End};
+use crate::{cut::UNPROTECTED, metrics::Histograms, ship::End};
 
 /// Now, in nanoseconds since 1970: the clock of cuts and lag, read by drivers only.
 pub fn now_ns() -> u64 {
@@ -162,9 +162,9 @@ impl Status {
         (inner.tracker, inner.tracker_reason) = (tracker.to_owned(), reason.to_owned());
     }
 
-    /// A condition holds, for this reason, until it is cleared.
-    pub fn set_condition(&self, name: &'static str, reason: impl Into<String>) {
-        self.inner.lock().conditions.insert(name, reason.into());
+    /// A condition holds, for this reason, until it is cleared. Returns whether it did not hold before.
+    pub fn set_condition(&self, name: &'static str, reason: impl Into<String>) -> bool {
+        self.inner.lock().conditions.insert(name, reason.into()).is_none()
     }
 
     /// A condition does not hold any more.
@@ -278,6 +278,11 @@ impl Status {
         self.inner.lock().is_ready()
     }
 
+    /// Whether points that can be believed come: it is ready, and nothing holds that makes them fuzzy or stops them.
+    pub fn is_protected(&self) -> bool {
+        self.inner.lock().is_protected()
+    }
+
     /// Everything, at this time.
     pub fn report(&self, now_ns: u64) -> Report {
         Report::new(self, &self.inner.lock(), now_ns)
@@ -287,6 +292,10 @@ impl Status {
 impl Inner {
     fn is_ready(&self) -> bool {
         self.durable_once && matches!(self.end, None | Some(End::Finished))
+    }
+
+    fn is_protected(&self) -> bool {
+        self.is_ready() && !UNPROTECTED.iter().any(|name| self.conditions.contains_key(name))
     }
 
     fn state(&self) -> State {

@@ -19,6 +19,8 @@ pub struct Report {
     pub state: &'static str,
     /// Whether a durable point exists and more can follow.
     pub ready: bool,
+    /// Whether points that can be believed come; `conditions` says why not.
+    pub protected: bool,
     /// Why there is no session, or will be none; absent while there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -61,6 +63,7 @@ impl Report {
             epoch: status.epoch,
             state: inner.state().as_str(),
             ready: inner.is_ready(),
+            protected: inner.is_protected(),
             reason: reason(inner),
             tracker: inner.tracker.clone(),
             tracker_reason: inner.tracker_reason.clone(),

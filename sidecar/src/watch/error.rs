@@ -19,7 +19,7 @@ pub enum WatchError {
     #[error(
         "the limit of {limit} inotify instances is reached: raise it on the node with \
          `sysctl -w fs.inotify.max_user_instances={}`",
-        limit.saturating_mul(4)
+        limit.saturating_mul(4).max(128)
     )]
     InstanceLimit {
         /// `fs.inotify.max_user_instances`, shared by everything this user runs on the node.

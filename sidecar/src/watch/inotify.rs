@@ -185,9 +185,10 @@ fn queued_bytes(queue: BorrowedFd<'_>) -> Result<usize, WatchError> {
     Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
+/// The limit that holds here: the node's, or that of a user namespace (a container's) if it is lower.
 fn sysctl(name: &str) -> u64 {
-    fs::read_to_string(format!("/proc/sys/fs/inotify/{name}"))
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+    let read = |path: String| fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    let namespace = name.replace("user", "inotify");
+    let node = read(format!("/proc/sys/fs/inotify/{name}")).unwrap_or(0);
+    read(format!("/proc/sys/user/{namespace}")).map_or(node, |limit: u64| limit.min(node))
 }

@@ -49,25 +49,40 @@ impl fmt::Display for Tracker {
 
 /// All sources of one volume.
 pub struct Watcher {
-    names: InotifySource,
+    /// `None` as long as the kernel grants no inotify instance: then no directory can be watched.
+    names: Option<InotifySource>,
     ranges: Option<RangeSource>,
     reason: String,
+    /// Exact ranges are wanted, and only a permission is missing.
+    not_permitted: bool,
+    choice: TrackerChoice,
+    limits: WatchLimits,
 }
 
 impl Watcher {
-    /// Starts watching the filesystem that holds `root`. No directory is watched yet.
+    /// Starts watching the filesystem that holds `root`. No directory is watched yet. A kernel that grants no inotify
+    /// instance now is asked again with every directory.
     pub fn open(
         root: BorrowedFd<'_>,
         choice: TrackerChoice,
         limits: &WatchLimits,
     ) -> Result<Self, WatchError> {
+        let mut not_permitted = false;
         let ranges = match choice {
-            TrackerChoice::Auto => RangeSource::open(root, limits).map_err(|why| why.to_string()),
+            TrackerChoice::Auto => RangeSource::open(root, limits).map_err(|why| {
+                not_permitted = matches!(why, Unavailable::NotPermitted | Unavailable::NoTracefs);
+                why.to_string()
+            }),
             TrackerChoice::Exact => match RangeSource::open(root, limits)? {
                 ranges if ranges.is_exact() => Ok(ranges),
                 _ => return Err(Unavailable::NoRanges.into()),
             },
             TrackerChoice::Inotify => Err("asked for".to_owned()),
+        };
+        let names = match InotifySource::open(limits) {
+            Ok(names) => Some(names),
+            Err(WatchError::InstanceLimit { .. }) => None,
+            Err(error) => return Err(error),
         };
         let (ranges, reason) = match ranges {
             Ok(ranges) if !ranges.is_exact() => {
@@ -79,7 +94,17 @@ impl Watcher {
             Ok(ranges) => (Some(ranges), "tracepoints are available, except for new mappings".to_owned()),
             Err(why) => (None, why),
         };
-        Ok(Self { names: InotifySource::open(limits)?, ranges, reason })
+        Ok(Self { names, ranges, reason, not_permitted, choice, limits: limits.clone() })
+    }
+
+    /// The same choice of sources for another root, or again for this one.
+    pub fn open_again(&self, root: BorrowedFd<'_>) -> Result<Self, WatchError> {
+        Self::open(root, self.choice, &self.limits)
+    }
+
+    /// Whether exact ranges are wanted and there but for a permission or a mount of tracefs: see [`Self::reason`].
+    pub fn lacks_permission(&self) -> bool {
+        self.not_permitted
     }
 
     /// Which sources are in use.
@@ -98,12 +123,18 @@ impl Watcher {
     /// Watches the directory `fd`, whose events are reported as those of `dir`. From when this returns every change in
     /// it raises events; list it only afterwards. Watching an inode again moves its watch to the newer id.
     pub fn watch_directory(&mut self, dir: FileId, fd: BorrowedFd<'_>) -> Result<(), WatchError> {
-        self.names.watch_directory(dir, fd)
+        let names = match &mut self.names {
+            Some(names) => names,
+            none => none.insert(InotifySource::open(&self.limits)?),
+        };
+        names.watch_directory(dir, fd)
     }
 
     /// Stops watching a directory.
     pub fn forget_directory(&mut self, dir: FileId) {
-        self.names.forget_directory(dir);
+        if let Some(names) = &mut self.names {
+            names.forget_directory(dir);
+        }
     }
 
     /// Takes every event the kernel has queued before this call, without blocking.
@@ -111,7 +142,9 @@ impl Watcher {
     /// inotify comes first: a file's [`Event::Content`] is queued after the ranges of the same change, so whoever is told
     /// that a file changed is told by the same drain where.
     pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<(), WatchError> {
-        self.names.drain(events)?;
+        if let Some(names) = &mut self.names {
+            names.drain(events)?;
+        }
         match &mut self.ranges {
             Some(ranges) => ranges.drain(events),
             None => Ok(()),
@@ -136,7 +169,7 @@ pub fn wait_any(
     if watchers.iter().any(queued) {
         return Ok(true);
     }
-    let names = watchers.iter().flat_map(|watcher| watcher.names.pollable());
+    let names = watchers.iter().flat_map(|watcher| &watcher.names).flat_map(Source::pollable);
     let mut polled: Vec<PollFd<'_>> =
         wakers.iter().copied().chain(names).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });

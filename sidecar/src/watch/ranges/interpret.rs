@@ -5,7 +5,8 @@
 //! - A folio that becomes dirty was dirtied by a write, whose own event tells more, or by a store through a mapping.
 //!   It counts as explained by a write of the same thread whose range intersects the folio's possible span: the
 //!   thread's last one, or any in the same drain. (On xfs nothing needs explaining: a store has its own event.)
-//! - The completion of direct I/O does not tell reads from writes. It counts if direct writes to the inode were seen.
+//! - The completion of direct I/O does not tell reads from writes. It counts if direct writes to the inode were seen, or
+//!   could have been and were lost.
 //!
 //! The fact that settles such a doubt precedes it, but may lie in another CPU's ring that was read before it was queued.
 //! So doubts wait for one more pass over all rings; that pass finds it. What is still in doubt is taken for a store, or
@@ -64,6 +65,8 @@ pub(super) struct Interpreter {
     direct: HashSet<u64>,
     direct_max: usize,
     direct_overflowed: bool,
+    /// The beginning of a direct write that is still under way may have been lost.
+    direct_lost: bool,
     writes: Vec<(u32, Write)>,
     doubts: Vec<Fact>,
     newly_mapped: Vec<u64>,
@@ -98,6 +101,7 @@ impl Interpreter {
             direct: HashSet::new(),
             direct_max: limits.direct_inodes,
             direct_overflowed: false,
+            direct_lost: false,
             writes: Vec::new(),
             doubts: Vec::new(),
             newly_mapped: Vec::new(),
@@ -132,6 +136,11 @@ impl Interpreter {
                 }
             }
         }
+    }
+
+    /// Whether beginnings of direct writes may have been lost: until they have ended, every completion counts as one.
+    pub(super) fn set_direct_lost(&mut self, lost: bool) {
+        self.direct_lost = lost;
     }
 
     /// Facts that only another pass over all rings can settle.
@@ -171,7 +180,7 @@ impl Interpreter {
     fn settle(&mut self, fact: Fact) -> bool {
         match fact {
             Fact::DirectEnd { inode, start, end } => {
-                let write = self.direct_overflowed || self.direct.contains(&inode);
+                let write = self.direct_overflowed || self.direct_lost || self.direct.contains(&inode);
                 if write {
                     self.ranges.add(inode, start, end);
                 }

@@ -92,7 +92,9 @@
 //!
 //! # Loss
 //! A full ring drops events; [`ring`] says how that is noticed even if no further event comes. A CPU that comes online
-//! is noticed within a second, and counts as a loss.
+//! is noticed within a second, and counts as a loss. What the interpreter keeps of the past has holes then, too: for a
+//! minute every direct I/O that completes counts as a write; a mapping of which the sign was lost is as one that was made
+//! before the source was opened.
 
 mod coalesce;
 mod device;
@@ -121,6 +123,9 @@ use super::{Event, LostReason, RING_MIN_BYTES, Source, Unavailable, WatchError, 
 /// How often the set of online CPUs is looked at.
 const CPUS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Longest time that a direct write is believed to be under way, after which a loss of its beginning does not matter.
+const DIRECT_WRITE_MAX: Duration = Duration::from_secs(60);
+
 /// Exact byte ranges of every inode of one filesystem.
 pub struct RangeSource {
     tracepoints: Vec<Tracepoint>,
@@ -132,6 +137,7 @@ pub struct RangeSource {
     online_checked: Instant,
     interpreter: Interpreter,
     exact: bool,
+    lost_at: Option<Instant>,
 }
 
 struct Cpu {
@@ -175,6 +181,7 @@ impl RangeSource {
             online_checked: Instant::now(),
             interpreter: Interpreter::new(Folios::here(), stores, limits),
             exact: device.filesystem != Filesystem::Btrfs,
+            lost_at: None,
         };
         source.record()?;
         Ok(source)
@@ -226,6 +233,7 @@ impl RangeSource {
         self.online_checked = Instant::now();
         if online_cpus()? != self.online {
             events.push(Event::Lost(LostReason::CpusChanged));
+            self.lost_at = Some(Instant::now());
             self.record()?;
         }
         Ok(())
@@ -240,9 +248,16 @@ impl Source for RangeSource {
     fn drain(&mut self, events: &mut Vec<Event>) -> Result<(), WatchError> {
         for _ in 0..PASSES_MAX {
             let before = self.interpreter.doubts();
+            let known = events.len();
             for cpu in &mut self.cpus {
                 cpu.consume(&self.tracepoints, &self.decoders, &mut self.interpreter, events);
             }
+            if events.len() > known {
+                // Nothing but losses is told before the end of the drain.
+                self.lost_at = Some(Instant::now());
+            }
+            let lost = self.lost_at.is_some_and(|at| at.elapsed() < DIRECT_WRITE_MAX);
+            self.interpreter.set_direct_lost(lost);
             self.interpreter.settle_doubts(before);
             if self.interpreter.doubts() == 0 {
                 break;
