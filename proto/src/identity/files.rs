@@ -28,7 +28,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::peer::{self, IdentityError, Peer};
-use crate::limits;
+use crate::{limits, transport::reset::ResetSecret};
 
 /// The certificate chain, leaf first, PEM.
 pub const CERTIFICATE_FILE: &str = "tls.crt";
@@ -132,6 +132,7 @@ pub(crate) struct Credentials {
     pub(crate) certified: Arc<CertifiedKey>,
     pub(crate) server_verifier: Arc<dyn ServerCertVerifier>,
     pub(crate) client_verifier: Arc<dyn ClientCertVerifier>,
+    pub(crate) reset: ResetSecret,
     serial: String,
     not_after: SystemTime,
 }
@@ -255,6 +256,7 @@ impl Credentials {
         let chain = certificates(&chain_path)?;
         let key = PrivateKeyDer::from_pem_slice(&read_file(&key_path)?)
             .map_err(|_| IdentityFileError::NotPem { path: key_path.clone(), wanted: "private key" })?;
+        let reset = ResetSecret::of_key(key.secret_der());
         let authorities = certificates(&ca_path)?;
 
         let leaf = &chain[0];
@@ -283,7 +285,15 @@ impl Credentials {
             .map_err(|_| unusable())?;
         let client_verifier =
             WebPkiClientVerifier::builder_with_provider(roots, provider).build().map_err(|_| unusable())?;
-        Ok(Self { peer, certified: Arc::new(certified), server_verifier, client_verifier, serial, not_after })
+        Ok(Self {
+            peer,
+            certified: Arc::new(certified),
+            server_verifier,
+            client_verifier,
+            reset,
+            serial,
+            not_after,
+        })
     }
 }
 

@@ -97,7 +97,7 @@ async fn handshake(
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let endpoint = config::endpoint(local, None)
+    let endpoint = config::endpoint(local, quinn::EndpointConfig::default(), None)
         .map_err(|source| TransportError::Bind { address: local.to_string(), source })?;
     let verdict = Verdict::default();
     let failed = |error| TransportError::from_quic(error, verdict.get());

@@ -53,12 +53,15 @@ pub(super) fn transport(side: quinn::Side) -> Arc<TransportConfig> {
 }
 
 /// A socket with an endpoint on it. `server` is what a server begins handshakes with.
-pub(super) fn endpoint(address: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+pub(super) fn endpoint(
+    address: SocketAddr,
+    mut config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> io::Result<Endpoint> {
     let socket = UdpSocket::bind(address)?;
     // Best effort: smaller buffers cost throughput, not correctness.
     let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
-    let mut config = EndpointConfig::default();
     config.max_udp_payload_size(MTU_MAX).expect("this is a valid datagram size");
     Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
 }

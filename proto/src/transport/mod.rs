@@ -18,6 +18,7 @@ mod config;
 mod connection;
 mod error;
 pub mod frame;
+pub(crate) mod reset;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -55,7 +55,7 @@ pub fn server(listen: SocketAddr, identity: Identity) -> Result<Server, Transpor
         .transport_config(config::transport(Side::Server))
         .max_incoming(limits::HANDSHAKE_BACKLOG_MAX)
         .incoming_buffer_size_total(limits::HANDSHAKE_BACKLOG_MAX_BYTES);
-    let endpoint = config::endpoint(listen, Some(config.clone()))
+    let endpoint = config::endpoint(listen, identity.credentials().reset.endpoint(), Some(config.clone()))
         .map_err(|source| TransportError::Bind { address: listen.to_string(), source })?;
     Ok(Server { endpoint, config, identity, handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)) })
 }

@@ -3,6 +3,7 @@
 mod flood;
 mod frames;
 mod handshake;
+mod reset;
 mod rotation;
 
 use std::{
