@@ -114,6 +114,20 @@ pub enum FailoverError {
         /// The epoch when this promotion began.
         expected: Epoch,
     },
+    /// The epoch was raised, and the copy could not be written.
+    #[error(
+        "the old primary is fenced since epoch {epoch}, but point {point} could not be written; run this again, or choose an \
+         earlier point with --at (`tidelock verify` says which are whole)"
+    )]
+    AfterFence {
+        /// The volume's epoch now.
+        epoch: Epoch,
+        /// What was being written.
+        point: PointId,
+        /// Why not.
+        #[source]
+        source: Box<FailoverError>,
+    },
     /// The tree that came is not the one that was committed.
     #[error("the tree of point {0} is not the one that was committed")]
     Digest(PointId),

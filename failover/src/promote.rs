@@ -130,7 +130,9 @@ pub fn promote(
     let gained_ms = choice.point.cut.time_ns.saturating_sub(checked_ns) as f64 / 1e6;
     let fence_ms = millis(begun) - select_ms - check_ms;
 
-    let work = write(access, volume, &tree, directory, &target, events)?;
+    let work = write(access, volume, &tree, directory, &target, events).map_err(|source| {
+        FailoverError::AfterFence { epoch, point: choice.point.id, source: Box::new(source) }
+    })?;
     let rto_ms = millis(begun);
     let restore_ms = rto_ms - select_ms - check_ms - fence_ms;
     let point_age_ms = age_ms(&choice, now);

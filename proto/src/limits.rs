@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+/// The highest writer epoch. Each promotion takes one; the rest of the numbers is room for sums.
+pub const EPOCH_MAX: u64 = u32::MAX as u64;
 /// Longest name of one directory entry, in bytes (`NAME_MAX` of Linux).
 pub const NAME_MAX_BYTES: usize = 255;
 /// Longest symbolic link target, in bytes (`PATH_MAX` of Linux).

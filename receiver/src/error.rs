@@ -53,7 +53,10 @@ impl RunError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Identity(_) | Self::Listen { .. } | Self::PortFile { .. } => true,
-            Self::Open(error) => matches!(error, StoreError::Locked { .. } | StoreError::Dir { .. }),
+            Self::Open(error) => matches!(
+                error,
+                StoreError::Locked { .. } | StoreError::NotEmpty { .. } | StoreError::Dir { .. }
+            ),
             Self::Transport(error) => matches!(error, TransportError::NotAReceiver(_)),
             Self::Threads(_) | Self::Store(_) | Self::Ended(_) => false,
         }

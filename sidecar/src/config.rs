@@ -42,6 +42,8 @@ pub struct Config {
     pub identity: PathBuf,
     /// The writer epoch this sidecar was given.
     pub epoch: Epoch,
+    /// The epoch was granted by a promotion at another receiver than the one streamed to, which raises its own.
+    pub promoted_elsewhere: bool,
     /// Which event sources to use.
     pub tracker: TrackerChoice,
     /// Where health, metrics and status are served.
@@ -224,6 +226,7 @@ mod tests {
             receiver: "localhost:1".into(),
             identity: "/nowhere".into(),
             epoch: Epoch::FIRST,
+            promoted_elsewhere: false,
             tracker: TrackerChoice::Auto,
             http: "127.0.0.1:0".parse().unwrap(),
             port_file: None,

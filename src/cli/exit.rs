@@ -12,7 +12,8 @@ pub(crate) const HELP: &str = "Exit codes:\n  \
     3   sidecar: fenced, the volume was promoted elsewhere\n  \
     4   sidecar: superseded, another sidecar replicates the volume\n  \
     5   verify, store rebuild: damage was found\n  \
-    64  bad usage or configuration";
+    64  bad usage or configuration\n  \
+    130 interrupted: run the same command again";
 
 /// Something failed.
 pub(crate) const FAILED: u8 = 1;
@@ -24,6 +25,8 @@ pub(crate) const FENCED: u8 = 3;
 pub(crate) const SUPERSEDED: u8 = 4;
 /// What was asked for was done, and the store is damaged.
 pub(crate) const DAMAGED: u8 = 5;
+/// Ended by Ctrl-C or SIGTERM in the middle of what can be run again.
+pub(crate) const INTERRUPTED: u8 = 130;
 /// The arguments or the configuration make no sense.
 pub(crate) const USAGE: u8 = 64;
 

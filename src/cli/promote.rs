@@ -9,6 +9,7 @@ use super::{
     exit::Failure,
     output::{self, duration},
     restore::{Target, warn, work},
+    signals,
     source::Source,
 };
 
@@ -39,6 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
     };
+    signals::say_how_to_go_on()?;
     let access = args.source.open()?;
     let bar = output::Bar::new(target.json);
     let mut reports = vec![
@@ -66,6 +68,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     for report in &reports {
         print(report);
+        if report.resumed {
+            eprintln!(
+                "tidelock: an earlier run had raised this epoch: if the application was started on the copy of that run, \
+                 do not start it here"
+            );
+        }
         warn(&report.work);
     }
     output::print("\nStart the application there. To protect it from now on:");

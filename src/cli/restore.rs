@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tidelock_failover::{At, RestoreOptions, restore};
 use tidelock_proto::VolumeName;
 
-use super::{exit::Failure, output, source::Source};
+use super::{exit::Failure, output, signals, source::Source};
 
 /// Which point, and into what.
 #[derive(Debug, clap::Args)]
@@ -49,6 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
     };
+    signals::say_how_to_go_on()?;
     let access = args.source.open()?;
     let bar = output::Bar::new(target.json);
     let done = restore(&access, &target.volume, &target.to, &options, &|event| bar.on(event));

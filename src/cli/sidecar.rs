@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
-use tidelock_proto::Epoch;
+use tidelock_proto::{Epoch, limits::EPOCH_MAX};
 use tidelock_sidecar::{
     Config, Exclude, Excludes, Outcome, RunError, ScrubConfig, VolumeConfig,
     hooks::{HookConfig, OnHookFailure},
@@ -31,8 +31,12 @@ pub(crate) struct Args {
     identity: PathBuf,
     /// The writer epoch this sidecar was granted: 1 for a volume that was never promoted, else what `tidelock promote`
     /// printed.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=EPOCH_MAX))]
     epoch: u64,
+    /// The epoch was granted by a promotion at another receiver than this one, which is to raise its own. Fences every
+    /// writer of this receiver's epoch.
+    #[arg(long)]
+    promoted_elsewhere: bool,
     /// Which event sources to use.
     #[arg(long, value_enum, default_value_t)]
     tracker: TrackerArg,
@@ -175,6 +179,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         receiver: args.receiver,
         identity: args.identity,
         epoch: Epoch(args.epoch),
+        promoted_elsewhere: args.promoted_elsewhere,
         tracker: match args.tracker {
             TrackerArg::Auto => TrackerChoice::Auto,
             TrackerArg::Exact => TrackerChoice::Exact,

@@ -1,8 +1,25 @@
 //! The end that somebody asks for.
 
-use std::{future::Future, io};
+use std::{future::Future, io, thread};
 
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit;
+
+/// From here on, Ctrl-C ends the process with a word on how to go on: what writes a copy can be run again at any moment.
+pub(crate) fn say_how_to_go_on() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let asked = {
+        let _inside = runtime.enter();
+        shutdown()?
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(asked);
+        eprintln!("tidelock: interrupted: the copy is not finished; run the same command again, and it goes on from there");
+        std::process::exit(exit::INTERRUPTED.into());
+    })?;
+    Ok(())
+}
 
 /// Resolves at the first SIGTERM or SIGINT. From this call on neither ends the process by itself.
 pub(crate) fn shutdown() -> io::Result<impl Future<Output = ()>> {

@@ -39,6 +39,10 @@ pub struct Hello {
     pub build: String,
     #[prost(string, tag = "6")]
     pub tracker: String,
+    /// The epoch was granted by a promotion at another receiver, so this one may not know it yet. Without this, an epoch
+    /// above the volume's is taken for a mistake.
+    #[prost(bool, tag = "7")]
+    pub promoted_elsewhere: bool,
 }
 
 /// Sidecar to receiver, after `Hello`.

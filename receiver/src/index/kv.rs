@@ -1,6 +1,6 @@
 //! The key-value library below the index, and nothing above it knows which one it is.
 
-use std::path::Path;
+use std::{os::unix::fs::DirBuilderExt, path::Path};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use thiserror::Error;
@@ -31,6 +31,9 @@ pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
 impl Kv {
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, KvError> {
+        // Names of files must not be readable by others, either.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(fjall::Error::Io)?;
         let db = Database::builder(dir).cache_size(cache_bytes).worker_threads(1).open()?;
         let options =
             || KeyspaceCreateOptions::default().max_memtable_size(limits::INDEX_WRITE_BUFFER_BYTES / 2);

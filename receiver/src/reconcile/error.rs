@@ -13,10 +13,10 @@ pub type ChunksError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Error)]
 pub enum ReconcileError {
     /// The target holds something, and overwriting was not asked for.
-    #[error("{} is not empty; nothing was changed", .0.display())]
+    #[error("{} is not empty; nothing was changed: choose another directory, or say --overwrite to make it equal to the point", .0.display())]
     NotEmpty(PathBuf),
     /// The target was begun with another volume and is not finished.
-    #[error("{} holds an unfinished copy of {holds}; nothing was changed", path.display())]
+    #[error("{} holds an unfinished copy of {holds}; nothing was changed: finish that one with --at, or say --overwrite", path.display())]
     Unfinished {
         /// The target.
         path: PathBuf,
@@ -24,10 +24,10 @@ pub enum ReconcileError {
         holds: String,
     },
     /// The root of the file system.
-    #[error("/ cannot be a target")]
+    #[error("/ cannot be a target; choose a directory")]
     FileSystemRoot,
     /// The target exists and is something else.
-    #[error("{} is not a directory", .0.display())]
+    #[error("{} is not a directory; choose another target", .0.display())]
     NotDirectory(PathBuf),
     /// Another file system is mounted inside the target.
     #[error("{} is on another file system than the target; unmount it, or choose another target", .0.display())]

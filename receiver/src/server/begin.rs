@@ -32,8 +32,13 @@ pub(super) enum Refusal {
     Name(#[from] VolumeNameError),
     #[error("{peer} may not write volume {volume}: its certificate does not name it")]
     NotPermitted { peer: String, volume: VolumeName },
-    #[error("epoch 0 is none: a writer that was given none uses 1")]
-    NoEpoch,
+    #[error("epoch {writer} is none: 1 is for a writer that was given none, {max} the last", max = wire_limits::EPOCH_MAX)]
+    NoEpoch { writer: u64 },
+    #[error(
+        "volume {volume} is at epoch {current} here, and nothing at this receiver granted epoch {writer}: start this \
+         sidecar with --epoch {current}; if the volume was promoted at another receiver, add --promoted-elsewhere"
+    )]
+    Ungranted { volume: VolumeName, current: Epoch, writer: Epoch },
     #[error("a text of Hello is longer than {} bytes", wire_limits::TEXT_MAX_BYTES)]
     TooLong,
     #[error("volume {volume} was promoted to epoch {current}, and this writer is of epoch {writer}")]
@@ -80,8 +85,8 @@ pub(super) fn authorise(hello: &Hello, peer: &Peer) -> Result<VolumeName, Refusa
     if !peer.may_write(&volume) {
         return Err(Refusal::NotPermitted { peer: peer.to_string(), volume });
     }
-    if hello.epoch == 0 {
-        return Err(Refusal::NoEpoch);
+    if !(1..=wire_limits::EPOCH_MAX).contains(&hello.epoch) {
+        return Err(Refusal::NoEpoch { writer: hello.epoch });
     }
     if hello.build.len().max(hello.tracker.len()) > wire_limits::TEXT_MAX_BYTES {
         return Err(Refusal::TooLong);
@@ -93,7 +98,7 @@ pub(super) fn authorise(hello: &Hello, peer: &Peer) -> Result<VolumeName, Refusa
 pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName) -> Result<Begun, Refusal> {
     let epoch = Epoch(hello.epoch);
     // Before anybody is disturbed; the epoch that counts is looked at again below.
-    check_epoch(context.store.volume(volume).as_ref(), volume, epoch)?;
+    check_epoch(context.store.volume(volume).as_ref(), volume, hello)?;
     let mut seat = context.volumes.get(volume).arrive(hello.instance, epoch);
     let mut closing = context.closing.clone();
     let taken = tokio::select! {
@@ -108,7 +113,7 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
         Err(Interruption::Superseded { reconnected }) => return Err(Refusal::Superseded { reconnected }),
         Err(Interruption::Promoting) => unreachable!("a seat waits for the end of a promotion"),
     };
-    let info = current(&context.store, volume, epoch).await?;
+    let info = current(&context.store, volume, hello).await?;
     let last = info.as_ref().map(|info| info.last.id);
     let cut_ns = info.as_ref().map_or(0, |info| info.last.cut.time_ns);
     let tree = match writer.take().filter(|parked| parked.last == last) {
@@ -119,20 +124,24 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
     Ok(Begun { session, seat, writer })
 }
 
-fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, writer: Epoch) -> Result<(), Refusal> {
+fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, hello: &Hello) -> Result<(), Refusal> {
+    let writer = Epoch(hello.epoch);
     match info {
         Some(info) if info.epoch > writer => {
             Err(Refusal::Fenced { volume: volume.clone(), current: info.epoch, writer })
+        }
+        Some(info) if info.epoch < writer && !hello.promoted_elsewhere => {
+            Err(Refusal::Ungranted { volume: volume.clone(), current: info.epoch, writer })
         }
         _ => Ok(()),
     }
 }
 
-/// What the store knows of the volume, at the writer's epoch. A writer of a higher epoch was granted it elsewhere, so the
-/// epoch rises here too, durably and upon the newest point.
-async fn current(store: &Store, volume: &VolumeName, writer: Epoch) -> Result<Option<VolumeInfo>, Refusal> {
-    let info = store.volume(volume);
-    check_epoch(info.as_ref(), volume, writer)?;
+/// What the store knows of the volume, at the writer's epoch. A writer of a higher epoch that was granted it elsewhere, and
+/// says so, raises it here too, durably and upon the newest point.
+async fn current(store: &Store, volume: &VolumeName, hello: &Hello) -> Result<Option<VolumeInfo>, Refusal> {
+    let (info, writer) = (store.volume(volume), Epoch(hello.epoch));
+    check_epoch(info.as_ref(), volume, hello)?;
     match info {
         Some(info) if info.epoch < writer => {
             store.raise_epoch(volume, info.epoch, writer, info.last.id).await.await?;

@@ -17,7 +17,7 @@ use crate::{
 pub enum StoreError {
     /// Another process has it.
     #[error(
-        "store {} is in use by another receiver (pid {pid}); stop that one, or talk to it instead of opening its store",
+        "store {} is in use by a receiver (pid {pid}); stop that one, or talk to it instead of opening its store",
         dir.display()
     )]
     Locked {
@@ -25,6 +25,17 @@ pub enum StoreError {
         dir: PathBuf,
         /// Who has it, as the lock file says.
         pid: String,
+    },
+    /// The directory is something else.
+    #[error(
+        "{} holds {found:?} and is no store: choose an empty directory, which nothing else uses",
+        dir.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// An entry that is not a store's.
+        found: std::ffi::OsString,
     },
     /// The directory cannot be used.
     #[error("store {}: {what}: {source}", dir.display())]

@@ -8,7 +8,7 @@
 //!
 //! Step 4 comes before 5 because after a crash of the process alone, records may be readable that are not on disk yet.
 
-use std::{path::Path, sync::Arc};
+use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use parking_lot::RwLock;
 use tidelock_proto::point::Point;
@@ -35,8 +35,26 @@ use crate::{
 
 pub(super) fn open(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
     create_dir(dir).map_err(StoreError::dir(dir, "cannot be created"))?;
+    if let Some(found) = foreign(dir).map_err(StoreError::dir(dir, "cannot be read"))? {
+        return Err(StoreError::NotEmpty { dir: dir.to_owned(), found });
+    }
     let lock = StoreLock::take(dir)?;
     open_locked(dir, options, lock)
+}
+
+/// Something in a directory that is not a store yet and had better not become one.
+fn foreign(dir: &Path) -> std::io::Result<Option<std::ffi::OsString>> {
+    if dir.join("log").is_dir() {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        // What is there on a new file system, and what an attempt leaves that ended before there was a log.
+        if !["lost+found", "lock", "index"].iter().any(|known| name == *known) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// [`open`] after the index was removed. The index may know of durable records that the log has lost; whoever asks for this
@@ -65,7 +83,8 @@ fn create_dir(dir: &Path) -> std::io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    std::fs::create_dir_all(dir)?;
+    // What a volume keeps from others must not be readable here.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     // A relative path of one part has an empty parent.
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()

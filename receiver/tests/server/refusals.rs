@@ -41,6 +41,7 @@ async fn a_hello_that_cannot_be_is_refused_with_the_reason() {
         (hello("../../etc", 1, 1), "must be written TENANT/NAME"),
         (hello("acme/..", 1, 1), "not a valid tenant or volume name"),
         (hello(VOLUME, 0, 1), "epoch 0"),
+        (hello(VOLUME, u64::MAX, 1), "is none"),
         (tidelock_proto::wire::messages::Hello { build: long, ..good }, "longer than"),
     ] {
         let (reason, retry) = receiver.sidecar(&identity, hello).await.denied().await;

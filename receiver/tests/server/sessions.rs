@@ -4,7 +4,7 @@ use tidelock_proto::{
     Epoch, PointId, Seq, Tree,
     wire::{
         self,
-        messages::{Heartbeat, ToReceiverKind, ToSidecarKind, WantManifest},
+        messages::{Heartbeat, Hello, ToReceiverKind, ToSidecarKind, WantManifest},
     },
 };
 
@@ -182,7 +182,20 @@ async fn a_writer_of_a_higher_epoch_raises_it_upon_the_newest_point() {
     stream.welcome().await;
     let base = source.replicate(&mut stream, "a", b"content").await;
 
-    let mut newer = receiver.sidecar(&identity, hello(VOLUME, 4, 9)).await;
+    // An epoch that nobody granted here may be a slip of the hand, and must not end the rightful writer.
+    let mut slip = receiver.sidecar(&identity, hello(VOLUME, 4, 9)).await;
+    let (reason, retry) = slip.denied().await;
+    assert!(
+        reason.contains("is at epoch 1") && reason.contains("--promoted-elsewhere") && !retry,
+        "{reason}"
+    );
+    let base = {
+        assert_eq!(base, source.id);
+        source.replicate(&mut stream, "still", b"the rightful writer").await
+    };
+
+    let granted = Hello { promoted_elsewhere: true, ..hello(VOLUME, 4, 9) };
+    let mut newer = receiver.sidecar(&identity, granted).await;
     let welcome = newer.welcome().await;
     assert_eq!((welcome.epoch, welcome.last), (4, Some(wire::point_id_to_wire(base))));
     source.id = PointId::new(Epoch(4), Seq(0));

@@ -121,6 +121,7 @@ fn hello(volume: &str) -> Open {
         instance: 1,
         build: "test".to_owned(),
         tracker: "exact".to_owned(),
+        promoted_elsewhere: false,
     };
     Open { kind: Some(OpenKind::Hello(hello)) }
 }
