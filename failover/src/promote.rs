@@ -208,7 +208,10 @@ fn age_ms(choice: &Choice, now: SystemTime) -> f64 {
 /// the receiver raises the others to it.
 pub fn next_command(reports: &[PromoteReport]) -> String {
     let epoch = reports.iter().map(|report| report.epoch).max().unwrap_or(1);
-    command(reports.iter().map(|report| (report.volume.clone(), report.directory.as_path())), epoch)
+    let line =
+        command(reports.iter().map(|report| (report.volume.clone(), report.directory.as_path())), epoch);
+    let raise = reports.iter().any(|report| report.epoch < epoch);
+    if raise { format!("{line} --raise-epoch") } else { line }
 }
 
 fn command<'a>(volumes: impl Iterator<Item = (String, &'a Path)>, epoch: u64) -> String {

@@ -42,8 +42,9 @@ pub struct Config {
     pub identity: PathBuf,
     /// The writer epoch this sidecar was given.
     pub epoch: Epoch,
-    /// The epoch was granted by a promotion at another receiver than the one streamed to, which raises its own.
-    pub promoted_elsewhere: bool,
+    /// The epoch was granted by a promotion at another receiver than the one streamed to, or of another volume of the
+    /// group: the receiver raises its own.
+    pub raise_epoch: bool,
     /// Which event sources to use.
     pub tracker: TrackerChoice,
     /// Where health, metrics and status are served.
@@ -226,7 +227,7 @@ mod tests {
             receiver: "localhost:1".into(),
             identity: "/nowhere".into(),
             epoch: Epoch::FIRST,
-            promoted_elsewhere: false,
+            raise_epoch: false,
             tracker: TrackerChoice::Auto,
             http: "127.0.0.1:0".parse().unwrap(),
             port_file: None,

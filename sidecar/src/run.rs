@@ -220,7 +220,7 @@ fn protect(
     let (outbox, end) = outbox(SessionConfig {
         volume: name.clone(),
         epoch: config.epoch,
-        promoted_elsewhere: config.promoted_elsewhere,
+        raise_epoch: config.raise_epoch,
         instance: rand::random(),
         tracker: tracker.to_owned(),
         window_bytes: limits::WINDOW_BYTES,

@@ -33,10 +33,10 @@ pub(crate) struct Args {
     /// printed.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=EPOCH_MAX))]
     epoch: u64,
-    /// The epoch was granted by a promotion at another receiver than this one, which is to raise its own. Fences every
-    /// writer of this receiver's epoch.
+    /// Let this sidecar raise the receiver's epoch to its own, because the promotion that granted it was at another
+    /// receiver, or of another volume of the group. Fences every other writer.
     #[arg(long)]
-    promoted_elsewhere: bool,
+    raise_epoch: bool,
     /// Which event sources to use.
     #[arg(long, value_enum, default_value_t)]
     tracker: TrackerArg,
@@ -179,7 +179,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         receiver: args.receiver,
         identity: args.identity,
         epoch: Epoch(args.epoch),
-        promoted_elsewhere: args.promoted_elsewhere,
+        raise_epoch: args.raise_epoch,
         tracker: match args.tracker {
             TrackerArg::Auto => TrackerChoice::Auto,
             TrackerArg::Exact => TrackerChoice::Exact,

@@ -39,10 +39,10 @@ pub struct Hello {
     pub build: String,
     #[prost(string, tag = "6")]
     pub tracker: String,
-    /// The epoch was granted by a promotion at another receiver, so this one may not know it yet. Without this, an epoch
-    /// above the volume's is taken for a mistake.
+    /// The epoch was granted by a promotion at another receiver, or of another volume of the group, so it may not be known
+    /// for this volume yet. Without this, an epoch above the volume's is taken for a mistake.
     #[prost(bool, tag = "7")]
-    pub promoted_elsewhere: bool,
+    pub raise_epoch: bool,
 }
 
 /// Sidecar to receiver, after `Hello`.

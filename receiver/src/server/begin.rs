@@ -36,7 +36,7 @@ pub(super) enum Refusal {
     NoEpoch { writer: u64 },
     #[error(
         "volume {volume} is at epoch {current} here, and nothing at this receiver granted epoch {writer}: start this \
-         sidecar with --epoch {current}; if the volume was promoted at another receiver, add --promoted-elsewhere"
+         sidecar with --epoch {current}; if the volume was promoted at another receiver, add --raise-epoch"
     )]
     Ungranted { volume: VolumeName, current: Epoch, writer: Epoch },
     #[error("a text of Hello is longer than {} bytes", wire_limits::TEXT_MAX_BYTES)]
@@ -130,7 +130,7 @@ fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, hello: &Hello) ->
         Some(info) if info.epoch > writer => {
             Err(Refusal::Fenced { volume: volume.clone(), current: info.epoch, writer })
         }
-        Some(info) if info.epoch < writer && !hello.promoted_elsewhere => {
+        Some(info) if info.epoch < writer && !hello.raise_epoch => {
             Err(Refusal::Ungranted { volume: volume.clone(), current: info.epoch, writer })
         }
         _ => Ok(()),

@@ -203,7 +203,7 @@ pub(crate) fn hello(volume: &str, epoch: u64, instance: u64) -> Hello {
         instance,
         build: "test".to_owned(),
         tracker: "exact".to_owned(),
-        promoted_elsewhere: false,
+        raise_epoch: false,
     }
 }
 

@@ -185,16 +185,13 @@ async fn a_writer_of_a_higher_epoch_raises_it_upon_the_newest_point() {
     // An epoch that nobody granted here may be a slip of the hand, and must not end the rightful writer.
     let mut slip = receiver.sidecar(&identity, hello(VOLUME, 4, 9)).await;
     let (reason, retry) = slip.denied().await;
-    assert!(
-        reason.contains("is at epoch 1") && reason.contains("--promoted-elsewhere") && !retry,
-        "{reason}"
-    );
+    assert!(reason.contains("is at epoch 1") && reason.contains("--raise-epoch") && !retry, "{reason}");
     let base = {
         assert_eq!(base, source.id);
         source.replicate(&mut stream, "still", b"the rightful writer").await
     };
 
-    let granted = Hello { promoted_elsewhere: true, ..hello(VOLUME, 4, 9) };
+    let granted = Hello { raise_epoch: true, ..hello(VOLUME, 4, 9) };
     let mut newer = receiver.sidecar(&identity, granted).await;
     let welcome = newer.welcome().await;
     assert_eq!((welcome.epoch, welcome.last), (4, Some(wire::point_id_to_wire(base))));

@@ -43,7 +43,7 @@ impl Rig {
         let config = SessionConfig {
             volume: "t/v".parse().unwrap(),
             epoch: Epoch::FIRST,
-            promoted_elsewhere: false,
+            raise_epoch: false,
             instance: 1,
             tracker: "test".into(),
             window_bytes: 1 << 20,

@@ -121,7 +121,7 @@ fn hello(volume: &str) -> Open {
         instance: 1,
         build: "test".to_owned(),
         tracker: "exact".to_owned(),
-        promoted_elsewhere: false,
+        raise_epoch: false,
     };
     Open { kind: Some(OpenKind::Hello(hello)) }
 }

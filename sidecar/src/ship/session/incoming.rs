@@ -30,7 +30,7 @@ impl Session {
             instance: self.config.instance,
             build: env!("CARGO_PKG_VERSION").to_owned(),
             tracker: self.config.tracker.clone(),
-            promoted_elsewhere: self.config.promoted_elsewhere,
+            raise_epoch: self.config.raise_epoch,
         };
         self.greeting = Some(Frame::Open(Open { kind: Some(OpenKind::Hello(hello)) }));
         self.phase = Phase::Greeting;

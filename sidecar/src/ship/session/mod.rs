@@ -41,8 +41,8 @@ pub struct SessionConfig {
     pub volume: VolumeName,
     /// The writer epoch this sidecar was given.
     pub epoch: Epoch,
-    /// See [`crate::Config::promoted_elsewhere`].
-    pub promoted_elsewhere: bool,
+    /// See [`crate::Config::raise_epoch`].
+    pub raise_epoch: bool,
     /// Random for each process: tells a reconnecting sidecar from another one.
     pub instance: u64,
     /// The name of the tracker in use, for the receiver's status.

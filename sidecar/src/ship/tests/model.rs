@@ -29,7 +29,7 @@ pub(super) fn config() -> SessionConfig {
     SessionConfig {
         volume: "t/v".parse().expect("a name"),
         epoch: EPOCH,
-        promoted_elsewhere: false,
+        raise_epoch: false,
         instance: 77,
         tracker: "exact".to_owned(),
         window_bytes: 64 << 10,
