@@ -34,12 +34,30 @@ fn what_is_acknowledged_is_there_after_a_restart() {
 }
 
 #[test]
+fn a_store_is_made_where_nothing_else_is_and_read_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("mine"), "data").unwrap();
+    let error = Store::open(dir.path(), StoreOptions::default()).unwrap_err();
+    assert!(matches!(&error, StoreError::NotEmpty { found, .. } if found == "mine"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
+    std::fs::remove_file(dir.path().join("mine")).unwrap();
+    std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+    drop(Store::open(dir.path(), StoreOptions::default()).unwrap());
+    let mode = |path: &str| dir.path().join(path).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("log"), mode("index")), (0o700, 0o700));
+    let segment = std::fs::read_dir(dir.path().join("log")).unwrap().next().unwrap().unwrap();
+    assert_eq!(segment.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    drop(Store::open(dir.path(), StoreOptions::default()).unwrap());
+}
+
+#[test]
 fn two_receivers_do_not_share_a_store() {
     let dir = tempfile::tempdir().unwrap();
     let _first = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let error = Store::open(dir.path(), StoreOptions::default()).unwrap_err();
     assert!(matches!(&error, StoreError::Locked { pid, .. } if *pid == std::process::id().to_string()));
-    assert!(error.to_string().contains("is in use by another receiver"), "{error}");
+    assert!(error.to_string().contains("is in use by a receiver"), "{error}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ async fn each_mistake_is_named_with_its_option() {
 
     let (text, configuration) = refused(Config { store: site.path("store"), ..config() }).await;
     assert!(
-        configuration && text.starts_with("--store: ") && text.contains("in use by another receiver"),
+        configuration && text.starts_with("--store: ") && text.contains("in use by a receiver"),
         "{text}"
     );
 
