@@ -82,6 +82,8 @@ fn measure(options: &Options) -> Report {
     let mut pg = Pg::init(&parent.path().join("data"), &site.path("run"));
     // The standby rests for two thirds of the time; what it has not seen by then must still be there.
     pg.set("wal_keep_size=8GB");
+    // PostgreSQL's own defaults: the tests use less memory and checkpoint more often.
+    pg.set("shared_buffers=128MB").set("max_wal_size=1GB");
     pg.start();
     pgbench_init(&pg, options.scale);
     pulse::make_table(&pg);
