@@ -43,7 +43,9 @@ fn a_store_is_made_where_nothing_else_is_and_read_by_its_owner_alone() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
     std::fs::remove_file(dir.path().join("mine")).unwrap();
     std::fs::create_dir(dir.path().join("lost+found")).unwrap();
-    drop(Store::open(dir.path(), StoreOptions::default()).unwrap());
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    store.append_and_wait(Source::new(volume("t/a"), 1).commit()).unwrap();
+    drop(store);
     let mode = |path: &str| dir.path().join(path).metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("log"), mode("index")), (0o700, 0o700));
     let segment = std::fs::read_dir(dir.path().join("log")).unwrap().next().unwrap().unwrap();

@@ -45,7 +45,7 @@ fn a_bad_configuration_stops_with_one_line_that_says_what_to_do() {
     stops(&site, "bad-identity", sidecar(&[(VOLUME, &volume)], "broken.id"), &["broken.id"]);
     stops(&site, "not-covered", sidecar(&[(VOLUME, &volume)], "other.id"), &["acme/data", "pki issue"]);
     stops(&site, "bad-name", sidecar(&[("data", &volume)], "acme-data.id"), &["TENANT/NAME"]);
-    stops(&site, "locked", second(), &["store", "another"]);
+    stops(&site, "locked", second(), &["store", "in use"]);
 }
 
 #[test]

@@ -125,8 +125,9 @@ async fn serve(connection: Connection, mut shared: Shared) {
 }
 
 async fn take(reader: &mut FrameReader, shared: &mut Shared) -> bool {
-    shared.stalled.wait_for(|stalled| !stalled).await.unwrap();
     let mut next: Option<ToReceiver> = reader.next().await.unwrap_or(None);
+    // Asked last, so that nothing sent after the stall began is answered.
+    shared.stalled.wait_for(|stalled| !stalled).await.unwrap();
     if next.is_none() {
         return false;
     }
