@@ -59,8 +59,10 @@ fn write_pages(sidecar: &mut Sidecar, file: &Path, count: u64, rng: &mut SmallRn
     for _ in 0..count {
         rng.fill_bytes(&mut page);
         let at = rng.random_range(0..4 * GIB / 4096) * 4096;
+        // Asked before: the point may be cut the moment the page is written, while the call still returns.
+        let before = now_ns();
         file.write_all_at(&page, at).expect("writable");
-        sidecar.covered(now_ns(), SOON);
+        sidecar.covered(before, SOON);
     }
 }
 

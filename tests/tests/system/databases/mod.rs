@@ -70,6 +70,10 @@ impl Story {
 
         let load = Load::start((0..WRITERS).map(|number| database.writer(number)).collect());
         let first = sidecar.covered(load.under_way(), SETTLE);
+        // Where cuts seldom find a quiet instant, the load lasts longer, rather than few points being looked at.
+        wait::until_true("enough points under load", SETTLE, || {
+            sidecar.acks().iter().filter(|ack| ack.id >= first.id).count() >= self.points()
+        });
         let ledger = load.finish(LENGTH);
         sidecar.covered(ledger.end_ns(), SETTLE);
         let points: Vec<Ack> = sidecar.acks().into_iter().filter(|ack| ack.id >= first.id).collect();
