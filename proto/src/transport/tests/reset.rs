@@ -14,8 +14,9 @@ async fn serve_and_vanish(identity: Identity, client: &Identity) -> (SocketAddr,
     let host = format!("127.0.0.1:{}", address.port());
     let connection = connect(&host, client).await.expect("connected");
     let kept = accepting.await.expect("accepted");
-    // First its tasks, so that nothing they hold is sent when it is dropped.
-    gone.shutdown_background();
+    // First its tasks, to the last, so that nothing says goodbye when what they served is dropped.
+    let ended = tokio::task::spawn_blocking(move || gone.shutdown_timeout(Duration::from_secs(60)));
+    ended.await.expect("ended");
     drop(kept);
     (address, connection)
 }
