@@ -10,7 +10,12 @@ use thiserror::Error;
 use tidelock_proto::{Epoch, VolumeName, identity::IdentityFileError, limits::GROUP_VOLUMES_MAX};
 
 use crate::{
-    ExcludeError, Excludes, ScrubConfig, capture::VolumeError, hooks::HookConfig, watch::TrackerChoice,
+    ExcludeError, Excludes, ScrubConfig,
+    capture::VolumeError,
+    hooks::HookConfig,
+    limits::{PAUSE_LIMIT_MAX, PAUSE_LIMIT_MIN},
+    pause::{Escalate, SelectError},
+    watch::TrackerChoice,
 };
 
 /// One volume and where it is.
@@ -53,6 +58,12 @@ pub struct Config {
     pub port_file: Option<PathBuf>,
     /// One line for each acknowledged point: `EPOCH.SEQ CUT_NS ACK_NS`.
     pub trace_acks: Option<PathBuf>,
+    /// One line for each cut: see [`crate::status::Status::trace_cuts`].
+    pub trace_cuts: Option<PathBuf>,
+    /// How long a cut is tried before it counts as overdue and is escalated.
+    pub cut_deadline: Duration,
+    /// What is done about an overdue cut.
+    pub escalate: Escalate,
     /// Shortest time between the beginnings of two cuts.
     pub cut_interval: Duration,
     /// The part of one core that replication may take before cuts become rarer.
@@ -140,6 +151,12 @@ pub enum ConfigError {
     /// A pattern is for a volume that is not protected.
     #[error("--exclude names volume {0}, which no --volume protects")]
     ExcludeOf(VolumeName),
+    /// The application cannot be paused as asked.
+    #[error(transparent)]
+    Pause(#[from] SelectError),
+    /// The limit of a pause makes no sense.
+    #[error("--pause-limit {0:?} is not between {PAUSE_LIMIT_MIN:?} and {PAUSE_LIMIT_MAX:?}")]
+    PauseLimit(Duration),
     /// The share of a core makes no sense.
     #[error("--cpu-share {0} is not above 0 and at most 1")]
     CpuShare(f64),
@@ -156,6 +173,11 @@ impl Config {
         }
         if !(self.cpu_share > 0.0 && self.cpu_share <= 1.0) {
             return Err(ConfigError::CpuShare(self.cpu_share));
+        }
+        if let Escalate::Pause(pause) = &self.escalate
+            && !(PAUSE_LIMIT_MIN..=PAUSE_LIMIT_MAX).contains(&pause.limit)
+        {
+            return Err(ConfigError::PauseLimit(pause.limit));
         }
         let mut real: Vec<(VolumeName, PathBuf)> = Vec::new();
         for volume in &self.volumes {
@@ -232,6 +254,9 @@ mod tests {
             http: "127.0.0.1:0".parse().unwrap(),
             port_file: None,
             trace_acks: None,
+            trace_cuts: None,
+            cut_deadline: Duration::from_secs(1),
+            escalate: Escalate::Optimistic,
             cut_interval: Duration::from_millis(2),
             cpu_share: 0.1,
             scrub: ScrubConfig::OFF,

@@ -9,6 +9,7 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod pack;
+pub mod pause;
 mod run;
 mod scrub;
 pub mod ship;

@@ -92,3 +92,38 @@ pub const DRAIN_WHEN_BLOCKED_EVERY: Duration = Duration::from_millis(5);
 pub const UNREADABLE_RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Where directories cannot be watched the whole volume is compared again, after this many times as long as that takes.
 pub const RETRY_AFTER_SCANS: u32 = 10;
+
+// Pausing the application.
+
+/// Processes that are stopped at once: each takes a descriptor here and one in the watchdog.
+pub const PAUSE_PROCESSES_MAX: usize = 4096;
+/// Shortest `--pause-limit` that leaves time to stop anybody.
+pub const PAUSE_LIMIT_MIN: Duration = Duration::from_millis(20);
+/// Longest `--pause-limit`: clients give up on an application that stands still for longer.
+pub const PAUSE_LIMIT_MAX: Duration = Duration::from_secs(10);
+/// After a pause the application runs for at least this many times as long.
+pub const PAUSE_REST_FACTOR: u32 = 9;
+/// While pauses fail in a row the rest doubles up to this many times.
+pub const PAUSE_BACKOFF_MAX: u32 = 6;
+/// Names to look up that fit into any pause.
+pub const PAUSE_NAMES_MAX: usize = 2048;
+/// Bytes captured in a second, until measured.
+pub const PAUSE_RATE_FIRST: f64 = 256.0 * 1024.0 * 1024.0;
+/// Rounds that read less say nothing about the rate, in bytes.
+pub const PAUSE_SAMPLE_MIN_BYTES: u64 = 256 * 1024;
+/// How often an overdue cut is weighed against the limit.
+pub const PAUSE_WEIGH_EVERY: Duration = Duration::from_millis(5);
+/// Pauses in a row that were too short before status says so.
+pub const PAUSE_FAILURES_BEFORE_CONDITION: u32 = 3;
+/// How long a cut is overdue and too large for any pause before status says so.
+pub const PAUSE_MISFITS_BEFORE_CONDITION: Duration = Duration::from_secs(10);
+/// How often it is checked that a pause would be possible.
+pub const PAUSE_PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How often a process that was told to stop is looked at.
+pub const STOPPED_LOOK_EVERY: Duration = Duration::from_micros(50);
+/// Processes named to the watchdog in one message.
+pub const WATCHDOG_BATCH: usize = 64;
+/// How long a watchdog may take until it listens.
+pub const WATCHDOG_STARTS_WITHIN: Duration = Duration::from_secs(5);
+/// How often a watchdog whose deadline has passed resumes everybody again.
+pub const WATCHDOG_TICK: Duration = Duration::from_millis(5);

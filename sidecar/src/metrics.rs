@@ -20,10 +20,14 @@ const CUT_BUCKETS_SECONDS: [f64; 14] =
 const ACK_BUCKETS_SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 
+/// Up to the longest pause that can be asked for.
+const PAUSE_BUCKETS_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 10.0];
+
 /// How long things took, for one volume.
 pub struct Histograms {
     cut_seconds: Histogram,
     ack_seconds: Histogram,
+    pause_seconds: Histogram,
 }
 
 impl Default for Histograms {
@@ -31,6 +35,7 @@ impl Default for Histograms {
         Self {
             cut_seconds: Histogram::new(CUT_BUCKETS_SECONDS),
             ack_seconds: Histogram::new(ACK_BUCKETS_SECONDS),
+            pause_seconds: Histogram::new(PAUSE_BUCKETS_SECONDS),
         }
     }
 }
@@ -39,6 +44,11 @@ impl Histograms {
     /// A cut converged after this long.
     pub fn observe_cut(&self, took: Duration) {
         self.cut_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The application was paused for this long.
+    pub fn observe_pause(&self, took: Duration) {
+        self.pause_seconds.observe(took.as_secs_f64());
     }
 
     /// A point was durable this long after its cut.
@@ -87,10 +97,16 @@ impl Collector for Volumes {
         self.gauge(&mut encoder, "window_bytes", "Bytes that wait for their acknowledgement", |status| {
             Some(status.window_bytes() as f64)
         })?;
+        self.gauge(&mut encoder, "pause_max_seconds", "The longest pause of the application", |status| {
+            Some(status.longest_pause().as_secs_f64())
+        })?;
         self.states(&mut encoder)?;
         self.conditions(&mut encoder)?;
         self.counters(&mut encoder)?;
         self.histogram(&mut encoder, "cut_seconds", "Time until a cut converged", |all| &all.cut_seconds)?;
+        self.histogram(&mut encoder, "pause_seconds", "Time the application was paused", |all| {
+            &all.pause_seconds
+        })?;
         self.histogram(&mut encoder, "ack_seconds", "Time from a cut to its acknowledgement", |all| {
             &all.ack_seconds
         })

@@ -26,6 +26,7 @@ use crate::{
     http::{self, Control},
     limits,
     pack::Packer,
+    pause::{Escalate, Escalation, Pauser},
     ship::{self, SessionConfig, ShipConfig, outbox},
     status::Status,
     watch::{WatchError, WatchLimits, Watcher},
@@ -102,6 +103,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     let listener = TcpListener::bind(config.http).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
 
+    let pauser = match &config.escalate {
+        Escalate::Optimistic => None,
+        Escalate::Pause(pause) => Some(Pauser::new(pause.clone()).map_err(ConfigError::from)?),
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let (end_tasks, tasks_end) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -115,6 +120,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
         statuses.push(status);
         volumes.push((volume.name.clone(), engine));
     }
+    let escalation = Escalation::new(config.cut_deadline, pauser, statuses.clone());
     tasks.spawn({
         let end = until(tasks_end);
         let control = Control::new(desk.clone(), hooks.clone());
@@ -129,7 +135,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     }
     tracing::info!(%address, receiver = config.receiver, epoch = %config.epoch, "sidecar started");
 
-    let ended = cut(&config, volumes, desk, stop.clone())?;
+    let ended = cut(&config, volumes, escalation, desk, stop.clone())?;
     let outcome = supervise(ended, &stop, shutdown).await;
     if matches!(outcome, Ok(Outcome::Fenced { .. } | Outcome::Superseded(_))) {
         // So that whoever watches the status learns why it ends, not only that it did.
@@ -147,6 +153,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
 fn cut(
     config: &Config,
     volumes: Vec<(VolumeName, Engine)>,
+    escalation: Escalation,
     desk: Arc<Desk>,
     stop: Arc<AtomicBool>,
 ) -> Result<oneshot::Receiver<Ended>, RunError> {
@@ -157,7 +164,7 @@ fn cut(
         final_cut_within: config.drain_timeout,
     };
     let (tell, ended) = oneshot::channel();
-    let cutter = Cutter::new(volumes, cutting, desk, stop);
+    let cutter = Cutter::new(volumes, escalation, cutting, desk, stop);
     let span = tracing::info_span!("cutter", epoch = %config.epoch);
     std::thread::Builder::new()
         .name("cutter".to_owned())
@@ -213,9 +220,10 @@ fn protect(
     tracing::info!(volume = %name, directory = %volume.directory.display(), tracker, reason = watcher.reason(), "protecting");
     status.set_tracker(tracker, watcher.reason());
     if let Some(path) = &config.trace_acks {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|source| ConfigError::File { path: path.clone(), source })?;
-        status.trace_acks(file);
+        status.trace_acks(append_to(path)?);
+    }
+    if let Some(path) = &config.trace_cuts {
+        status.trace_cuts(append_to(path)?);
     }
     let (outbox, end) = outbox(SessionConfig {
         volume: name.clone(),
@@ -242,6 +250,11 @@ fn protect(
 async fn until(mut end: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the end, too.
     let _ = end.wait_for(|ended| *ended).await;
+}
+
+fn append_to(path: &Path) -> Result<std::fs::File, ConfigError> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|source| ConfigError::File { path: path.to_owned(), source })
 }
 
 /// Writes a small file so that a reader sees it whole or not at all.

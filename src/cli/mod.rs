@@ -18,6 +18,7 @@ mod source;
 mod status;
 mod store;
 mod verify;
+mod watchdog;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,8 @@ enum Command {
     Receiver(receiver::Args),
     Sidecar(sidecar::Args),
     Demo(demo::Args),
+    #[command(name = watchdog::NAME, hide = true)]
+    Watchdog,
 }
 
 /// Parses the command line, runs the command, and says how it ended.
@@ -71,6 +74,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Receiver(args) => receiver::run(args),
         Command::Sidecar(args) => sidecar::run(args),
         Command::Demo(args) => demo::run(&args),
+        Command::Watchdog => watchdog::run(),
     }
 }
 

@@ -8,6 +8,7 @@ use tidelock_sidecar::{
     Config, Exclude, Excludes, Outcome, RunError, ScrubConfig, VolumeConfig,
     hooks::{HookConfig, OnHookFailure},
     pack::{LEVEL_DEFAULT, Packer},
+    pause::{Escalate, PauseConfig, PauseTarget},
     watch::TrackerChoice,
 };
 
@@ -50,6 +51,22 @@ pub(crate) struct Args {
     /// Append a line `EPOCH.SEQ CUT_NS ACK_NS` for every acknowledgement, for measuring.
     #[arg(long, value_name = "PATH")]
     trace_acks: Option<PathBuf>,
+    /// Append a line `EPOCH.SEQ CUT_NS ROUNDS TOOK_NS PAUSED_NS` for every cut, for measuring.
+    #[arg(long, value_name = "PATH")]
+    trace_cuts: Option<PathBuf>,
+    /// How long a cut is tried before it is escalated.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    cut_deadline: Duration,
+    /// What to do about a cut that found no quiet instant within its deadline.
+    #[arg(long, value_enum, default_value_t)]
+    escalate: EscalateArg,
+    /// The longest that a pause may last.
+    #[arg(long, value_name = "TIME", default_value = "250ms", value_parser = humantime::parse_duration)]
+    pause_limit: Duration,
+    /// Pause this process and its descendants instead of all of the pod; a path is that of a pid file. May be given several
+    /// times.
+    #[arg(long = "pause-process", value_name = "PID|PIDFILE", value_parser = parse_target)]
+    pause_targets: Vec<PauseTarget>,
     /// Shortest time between the beginnings of two cuts.
     #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = humantime::parse_duration)]
     cut_interval: Duration,
@@ -133,6 +150,23 @@ enum TrackerArg {
     Inotify,
 }
 
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum EscalateArg {
+    /// Keep trying.
+    #[default]
+    Optimistic,
+    /// Stop the application's processes for the last rounds; a watchdog resumes them whatever happens.
+    Pause,
+}
+
+fn parse_target(text: &str) -> Result<PauseTarget, String> {
+    match text.parse() {
+        Ok(pid) if pid > 0 => Ok(PauseTarget::Process(pid)),
+        Ok(pid) => Err(format!("{pid} is no process id")),
+        Err(_) => Ok(PauseTarget::PidFile(text.into())),
+    }
+}
+
 fn parse_volume(text: &str) -> Result<VolumeConfig, String> {
     let (name, directory) = text.split_once('=').ok_or("write TENANT/NAME=DIRECTORY")?;
     let name = name.parse().map_err(|error| format!("{error}"))?;
@@ -189,6 +223,17 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         hooks: args.hooks.into(),
         port_file: args.port_file,
         trace_acks: args.trace_acks,
+        trace_cuts: args.trace_cuts,
+        cut_deadline: args.cut_deadline,
+        escalate: match args.escalate {
+            EscalateArg::Optimistic => Escalate::Optimistic,
+            EscalateArg::Pause => Escalate::Pause(PauseConfig {
+                limit: args.pause_limit,
+                targets: args.pause_targets,
+                // The very program that runs, also after its file was replaced.
+                watchdog: vec!["/proc/self/exe".into(), super::watchdog::NAME.into()],
+            }),
+        },
         cut_interval: args.cut_interval,
         cpu_share: args.cpu_share,
         excludes: args.excludes,

@@ -5,6 +5,7 @@
 
 pub mod acks;
 pub mod compare;
+pub mod cuts;
 pub mod http;
 pub mod ledger;
 pub mod menagerie;

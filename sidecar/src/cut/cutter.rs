@@ -23,10 +23,7 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tidelock_proto::{
-    Epoch, PointId, VolumeName,
-    point::{Consistency, How},
-};
+use tidelock_proto::{Epoch, PointId, VolumeName, point::Consistency};
 
 use super::{
     CutError, conditions,
@@ -39,6 +36,7 @@ use super::{
 use crate::limits::{
     DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, ROUNDS_AT_FULL_SPEED, ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
 };
+use crate::pause::{Escalation, Waiting};
 use crate::watch;
 
 /// How a group is cut.
@@ -76,6 +74,7 @@ pub(crate) struct Cutter {
     members: Vec<Member>,
     /// Their names, if there are several.
     group: Vec<VolumeName>,
+    escalation: Escalation,
     config: CutterConfig,
     stop: Arc<AtomicBool>,
     desk: Arc<Desk>,
@@ -95,6 +94,7 @@ impl Cutter {
     /// A cutter of these volumes, in this order.
     pub(crate) fn new(
         volumes: Vec<(VolumeName, Engine)>,
+        escalation: Escalation,
         config: CutterConfig,
         desk: Arc<Desk>,
         stop: Arc<AtomicBool>,
@@ -108,6 +108,7 @@ impl Cutter {
         Self {
             members,
             group,
+            escalation,
             config,
             stop,
             desk,
@@ -138,6 +139,7 @@ impl Cutter {
             return Ok(());
         }
         self.members.iter_mut().try_for_each(Member::upkeep)?;
+        self.escalation.upkeep();
         let started = SystemTime::now();
         let began = Instant::now();
         self.members.iter_mut().try_for_each(Member::drain)?;
@@ -150,6 +152,7 @@ impl Cutter {
             self.members.iter_mut().try_for_each(Member::scrub)?;
             if self.members.iter().any(Member::is_dirty) { Ok(()) } else { self.rest() }
         } else {
+            self.escalation.give_up();
             self.heartbeat();
             self.wait_for_events(HEARTBEAT_EVERY).map(drop)
         }
@@ -201,9 +204,11 @@ impl Cutter {
 
     /// There is something dirty: capture part of it, unless too much waits to be acknowledged.
     fn approach(&mut self, began: Instant) -> Result<(), Ended> {
-        self.busy_since.get_or_insert(began);
+        let busy = began - *self.busy_since.get_or_insert(began);
         let full = self.members.iter().filter(|member| member.engine.outbox.window_full()).count();
         if full > 0 {
+            // The application does not wait for the network.
+            self.escalation.give_up();
             self.heartbeat();
             // Events queue for a moment; the session wakes this thread when the window opens.
             self.wait_for_sessions(DRAIN_WHEN_BLOCKED_EVERY);
@@ -211,7 +216,8 @@ impl Cutter {
         }
         self.rounds += 1;
         let seeded = self.members.iter().all(|member| member.last().is_some());
-        let stepped = Instant::now();
+        self.escalation.before_round(busy, || waiting(&self.members));
+        let (stepped, read_before) = (Instant::now(), self.bytes_read());
         for index in self.to_capture().collect::<Vec<_>>() {
             let member = &mut self.members[index];
             if self.rounds == ROUNDS_BEFORE_CONDITION && seeded {
@@ -219,10 +225,11 @@ impl Cutter {
             }
             member.step()?;
         }
+        let worked = stepped.elapsed();
+        self.escalation.after_round(self.bytes_read() - read_before, worked);
         self.heartbeat();
-        if self.rounds > ROUNDS_AT_FULL_SPEED && seeded {
+        if self.rounds > ROUNDS_AT_FULL_SPEED && seeded && !self.escalation.is_pausing() {
             // No quiet instant is near; looking for one must not cost the application its processor.
-            let worked = stepped.elapsed();
             self.wait_for_sessions(worked.div_f64(SEARCH_SHARE) - worked);
         }
         Ok(())
@@ -232,6 +239,7 @@ impl Cutter {
     fn converged(&mut self, started: SystemTime) -> Result<(), Ended> {
         self.final_cut |= self.stop.load(Ordering::Relaxed);
         let time_ns = nanos(started);
+        let (how, paused) = self.escalation.converged();
         let took = self.busy_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         let rounds = std::mem::take(&mut self.rounds);
         for member in &self.members {
@@ -245,7 +253,7 @@ impl Cutter {
             if emptied {
                 return Ok(());
             }
-            self.commit(time_ns, rounds, took)?;
+            self.commit(Common { time_ns, rounds, took, how, paused, ..Common::default() })?;
         } else if let Some(last) = self.members.iter().filter_map(Member::last).max() {
             // Nothing has changed since: whoever asked is answered by what there is.
             self.errands.on_cut(last, self.consistency(false), &[]);
@@ -257,14 +265,13 @@ impl Cutter {
     }
 
     /// Every volume gets a commit of the same number, above all that any of them has.
-    fn commit(&mut self, time_ns: u64, rounds: u32, took: Duration) -> Result<(), Ended> {
+    fn commit(&mut self, common: Common<'_>) -> Result<(), Ended> {
         let epoch = self.config.epoch;
         let newest = self.members.iter().map(|member| member.last_seq(epoch)).max().unwrap_or_default();
         let id = PointId::new(epoch, newest.next());
         let Wanted { tags, app } = self.errands.wanted();
         let consistency = self.consistency(app);
-        let (how, group) = (How::Optimistic, &self.group);
-        let common = Common { id, time_ns, rounds, took, how, app, tags: &tags, group };
+        let common = Common { id, app, tags: &tags, group: &self.group, ..common };
         self.members.iter_mut().try_for_each(|member| member.commit(&common))?;
         self.errands.on_cut(id, consistency, &tags);
         Ok(())
@@ -275,6 +282,11 @@ impl Cutter {
         let fuzzy =
             self.members.iter().map(|member| member.consistency(app)).find(|one| *one == Consistency::Fuzzy);
         fuzzy.unwrap_or(if app { Consistency::App } else { Consistency::Crash })
+    }
+
+    /// Bytes read from all volumes so far.
+    fn bytes_read(&self) -> u64 {
+        self.members.iter().map(|member| member.engine.status.counters.read_bytes.get()).sum()
     }
 
     /// Volumes that could be cut, but for another one, say so.
@@ -330,4 +342,12 @@ impl Cutter {
         }
         Ok(())
     }
+}
+
+/// How much there is to capture, in all volumes.
+fn waiting(members: &[Member]) -> Waiting {
+    members.iter().map(|member| member.engine.waiting()).fold(Waiting::default(), |sum, one| Waiting {
+        bytes: sum.bytes.saturating_add(one.bytes),
+        names: sum.names + one.names,
+    })
 }

@@ -86,6 +86,11 @@ impl Dirty {
         !(self.directories.is_empty() && self.entries.is_empty())
     }
 
+    /// How many directories and entries wait.
+    pub(crate) fn names(&self) -> usize {
+        self.directories.len() + self.entries.len()
+    }
+
     pub(crate) fn directory(&mut self, dir: FileId, scan: bool) {
         self.directories.entry(dir).or_default().scan |= scan;
     }

@@ -24,6 +24,7 @@ use crate::{
     capture::{Found, Volume},
     excludes::Excludes,
     pack::Packer,
+    pause::Waiting,
     scrub::{Scrub, ScrubConfig},
     ship::Outbox,
     status::Status,
@@ -322,6 +323,12 @@ impl Engine {
         let entry = (dir, name);
         let special = self.sockets.contains(&entry) || self.mounts.contains(&entry);
         special || self.is_excluded(dir, entry.1.as_bytes())
+    }
+
+    /// How much there is to capture.
+    pub(super) fn waiting(&self) -> Waiting {
+        let size = |id| self.stage.get(id).and_then(|inode| inode.extents()).map_or(0, |file| file.size());
+        Waiting { bytes: self.dirty.bytes(size), names: self.dirty.names() }
     }
 
     /// What may be believed of a cut taken now.

@@ -42,13 +42,16 @@ pub(super) struct Member {
 }
 
 /// What all commits of one cut have in common.
+#[derive(Default)]
 pub(super) struct Common<'a> {
     pub(super) id: PointId,
     pub(super) time_ns: u64,
     pub(super) rounds: u32,
     pub(super) took: Duration,
     pub(super) how: How,
-    /// The application stood still.
+    /// How long the application was paused for it.
+    pub(super) paused: Duration,
+    /// The application stood still, as its own hooks say.
     pub(super) app: bool,
     pub(super) tags: &'a [String],
     /// The volumes that are cut together; empty if there is only one.
@@ -273,9 +276,7 @@ impl Member {
             group: common.group.to_vec(),
         };
         engine.hand_over(true);
-        engine.status.counters.cuts.add(1);
-        engine.status.counters.rounds.add(common.rounds.into());
-        engine.status.histograms.observe_cut(common.took);
+        engine.status.on_cut(common.id, common.time_ns, common.rounds, common.took, common.paused);
         engine.status.on_committed(common.id, common.time_ns);
         engine.outbox.commit(common.id, cut, common.tags.to_vec());
         self.last = Some(common.id);
@@ -332,8 +333,7 @@ impl Member {
         }
         self.heartbeat_at = Instant::now() + HEARTBEAT_EVERY;
         let engine = &self.engine;
-        let size = |id| engine.stage.get(id).and_then(|inode| inode.extents()).map_or(0, |file| file.size());
-        let behind_bytes = engine.dirty.bytes(size);
+        let behind_bytes = engine.waiting().bytes;
         engine.status.set_behind_bytes(behind_bytes);
         engine.outbox.heartbeat(Heartbeat {
             now_ns: nanos(SystemTime::now()),

@@ -60,6 +60,12 @@
 //! The commits are given to one session for each volume and become durable one by one. So a number is a point of the
 //! group only where every volume has it; the names of the volumes are in each commit for whoever looks ([`tidelock_proto::point::Cut`]).
 //!
+//! # While the application is paused
+//!
+//! Nothing above asks whether the application runs, so nothing above changes where [`crate::pause`] stops it. A pause only makes it likely
+//! that a drain finds nothing. What it does not stop (work that the kernel does by itself, programs that were not
+//! selected; the list is in [`crate::pause`]) is announced like anything else and gives another round, never a wrong cut.
+//!
 //! # After a loss
 //!
 //! A loss is announced by the drain that would have found what was lost, so no commit before it is touched, and every later

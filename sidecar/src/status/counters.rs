@@ -41,7 +41,11 @@ counters! {
     /// Rounds of capture, over all cuts
     rounds,
     /// Cuts that did not converge within their deadline
-    cuts_abandoned,
+    cuts_overdue,
+    /// Pauses of the application
+    pauses,
+    /// Pauses of the application that ended before the cut converged
+    pauses_abandoned,
     /// Bytes read from the volume
     read_bytes,
     /// Bytes handed to the transport, frames and all

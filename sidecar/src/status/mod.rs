@@ -129,6 +129,8 @@ struct Inner {
     durable_once: bool,
     conditions: BTreeMap<&'static str, String>,
     ack_trace: Option<File>,
+    cut_trace: Option<File>,
+    longest_pause: Duration,
 }
 
 /// What the cutter says.
@@ -149,6 +151,12 @@ impl Status {
     /// Writes a line `EPOCH.SEQ CUT_NS ACK_NS` for every acknowledgement, for measuring lag from outside.
     pub fn trace_acks(&self, file: File) {
         self.inner.lock().ack_trace = Some(file);
+    }
+
+    /// Writes a line `EPOCH.SEQ CUT_NS ROUNDS TOOK_NS PAUSED_NS` for every cut, for measuring; `-` stands for the point of a
+    /// pause in which none was cut.
+    pub fn trace_cuts(&self, file: File) {
+        self.inner.lock().cut_trace = Some(file);
     }
 
     /// What the cutter does from now on.
@@ -195,6 +203,27 @@ impl Status {
         inner.last_cut = Some((id, cut_ns));
         inner.coverage.on_committed(id);
         self.counters.commits.add(1);
+    }
+
+    /// A cut converged after so many rounds and this time, in the last part of which the application was paused.
+    pub fn on_cut(&self, id: PointId, cut_ns: u64, rounds: u32, took: Duration, paused: Duration) {
+        self.counters.cuts.add(1);
+        self.counters.rounds.add(rounds.into());
+        self.histograms.observe_cut(took);
+        let (took, paused) = (took.as_nanos(), paused.as_nanos());
+        self.inner.lock().trace_cut(format_args!("{id} {cut_ns} {rounds} {took} {paused}\n"));
+    }
+
+    /// The application was paused for this long, until the cut converged or not.
+    pub fn on_pause(&self, took: Duration, converged: bool) {
+        self.counters.pauses.add(1);
+        self.histograms.observe_pause(took);
+        let mut inner = self.inner.lock();
+        inner.longest_pause = inner.longest_pause.max(took);
+        if !converged {
+            self.counters.pauses_abandoned.add(1);
+            inner.trace_cut(format_args!("- {} 0 0 {}\n", now_ns(), took.as_nanos()));
+        }
     }
 
     /// At this time nothing had changed since the last commit.
@@ -272,6 +301,11 @@ impl Status {
         self.inner.lock().coverage.lag_ns(now_ns)
     }
 
+    /// The longest pause of the application so far.
+    pub fn longest_pause(&self) -> Duration {
+        self.inner.lock().longest_pause
+    }
+
     /// Whether the volume has been protected since it began and may be again: a durable point exists, and the session is
     /// not over for good. A receiver that is away does not make it unready.
     pub fn is_ready(&self) -> bool {
@@ -290,6 +324,13 @@ impl Status {
 }
 
 impl Inner {
+    /// A trace is for measuring: one that cannot be written changes nothing else.
+    fn trace_cut(&mut self, line: std::fmt::Arguments<'_>) {
+        if let Some(trace) = &mut self.cut_trace {
+            let _ = trace.write_all(line.to_string().as_bytes());
+        }
+    }
+
     fn is_ready(&self) -> bool {
         self.durable_once && matches!(self.end, None | Some(End::Finished))
     }

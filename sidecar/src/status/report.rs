@@ -41,6 +41,9 @@ pub struct Report {
     /// The newest commit that is durable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_acked: Option<PointReport>,
+    /// The longest pause of the application, in milliseconds; absent if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest_pause_ms: Option<f64>,
     /// Conditions that hold, by name, with their reasons.
     pub conditions: BTreeMap<&'static str, String>,
     /// See [`super::Counters`].
@@ -72,6 +75,8 @@ impl Report {
             window_bytes: status.window_bytes(),
             last_cut: inner.last_cut.map(point),
             last_acked: inner.last_acked.map(point),
+            longest_pause_ms: (!inner.longest_pause.is_zero())
+                .then_some(inner.longest_pause.as_secs_f64() * 1e3),
             conditions: inner.conditions.clone(),
             counters: status.counters.each().map(|(name, _, value)| (name, value)).collect(),
         }

@@ -1,0 +1,69 @@
+//! Pausing the application, for a cut that finds no quiet instant by itself.
+//!
+//! `SIGSTOP` for the application's processes, the last rounds of capture, `SIGCONT`. The pause proves nothing: a cut is valid
+//! only by the rule of [`crate::cut`], that a drain begun after the last read found nothing. It only makes that happen, so a
+//! process that was missed, or resumed by somebody else, costs convergence and never consistency. The point says that it was taken so.
+//!
+//! What must hold, whatever fails:
+//!
+//! 1. *Nobody stays stopped.* Before a process is stopped its pidfd lies in the queue of a second process, the
+//!    [watchdog](watch()), which resumes it when the sidecar's end of the queue closes (it was killed) or the time is over (it
+//!    hangs, or its disk does). The kernel closes that end only after the last thread of the sidecar can stop nothing more.
+//! 2. *Nobody else is signalled.* All signals go through pidfds, opened between two equal looks at pid and start time.
+//! 3. *Who was stopped before stays stopped.*
+//! 4. *Stopped means stopped.* `SIGSTOP` returns before it acts; the pause has begun when every thread of every selected process
+//!    is seen in state T and a further look finds no new process. A process that is forking finishes before it stops.
+//! 5. *The bound.* A pause ends by itself, in the cutter between two reads after three quarters of its limit, and in the
+//!    watchdog at any time after nine tenths; pauses take at most a tenth of the time, less while they fail.
+//!
+//! The price: parents see `SIGCHLD` for stopped children and shells may report a job; open connections stall for the length of a
+//! pause. If the kernel kills sidecar and watchdog in one blow (an out-of-memory kill of their whole cgroup in mid-pause),
+//! nobody resumes the application: give the sidecar the memory it asks for.
+
+mod escalation;
+mod link;
+mod policy;
+mod processes;
+mod select;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod watchdog;
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+pub(crate) use escalation::{Escalation, Waiting};
+pub use select::SelectError;
+pub use stop::PauseError;
+pub(crate) use stop::Pauser;
+pub use watchdog::watch;
+
+/// What is done about a cut that does not converge within its deadline.
+#[derive(Debug, Clone, Default)]
+pub enum Escalate {
+    /// It is tried on.
+    #[default]
+    Optimistic,
+    /// The application is paused for the last rounds.
+    Pause(PauseConfig),
+}
+
+/// How the application is paused.
+#[derive(Debug, Clone)]
+pub struct PauseConfig {
+    /// The longest a pause may last.
+    pub limit: Duration,
+    /// Processes that are stopped, each with all its descendants; none means all of the pod.
+    pub targets: Vec<PauseTarget>,
+    /// The command that runs [`watch()`] on its standard input: a program that can be started, and its arguments.
+    pub watchdog: Vec<OsString>,
+}
+
+/// A process whose tree is stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PauseTarget {
+    /// The process that has this id when the sidecar starts.
+    Process(i32),
+    /// The process whose id is the first line of this file, read before every pause.
+    PidFile(PathBuf),
+}
