@@ -14,6 +14,7 @@ mod marks;
 mod model;
 mod order;
 mod paths;
+mod pause;
 mod peers;
 mod postgres;
 mod roundtrip;

@@ -20,7 +20,7 @@ fn every_point_with_exact_ranges_on_ext4_is_an_instant_that_was() {
     if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")]) {
         let site = Site::new();
         let mount = Mount::new(&site.path("mount"), Format::Ext4, 512);
-        every_point_was(&site, mount.path(), Tracker::Exact);
+        every_point_was(&site, mount.path(), Tracker::Exact, POINTS, &[]);
     }
 }
 
@@ -29,17 +29,30 @@ fn every_point_with_exact_ranges_on_xfs_is_an_instant_that_was() {
     if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.xfs")]) {
         let site = Site::new();
         let mount = Mount::new(&site.path("mount"), Format::Xfs, 512);
-        every_point_was(&site, mount.path(), Tracker::Exact);
+        every_point_was(&site, mount.path(), Tracker::Exact, POINTS, &[]);
     }
 }
 
 #[test]
 fn every_point_with_inotify_alone_is_an_instant_that_was() {
     let site = Site::new();
-    every_point_was(&site, &site.new_dir("mount"), Tracker::Inotify);
+    every_point_was(&site, &site.new_dir("mount"), Tracker::Inotify, POINTS, &[]);
 }
 
-fn every_point_was(site: &Site, parent: &Path, tracker: Tracker) {
+#[test]
+fn every_point_with_inotify_and_pauses_is_an_instant_that_was() {
+    let site = Site::new();
+    let arguments =
+        ["--escalate=pause", "--cut-deadline=0ms", "--pause-process=witness.pid", "--trace-cuts=cuts"];
+    every_point_was(&site, &site.new_dir("mount"), Tracker::Inotify, 1500, &arguments);
+    let cuts = tidelock_tests::cuts::read(&site.path("cuts"));
+    let paused = cuts.iter().filter(|cut| cut.id.is_some() && !cut.paused.is_zero()).count();
+    println!("{paused} points were cut in pauses");
+    assert!(paused >= 10, "only {paused} points were cut in pauses");
+}
+
+/// Judges `least` or more points, taken by a sidecar with more arguments.
+fn every_point_was(site: &Site, parent: &Path, tracker: Tracker, least: usize, arguments: &[&str]) {
     let (volume, log) = (parent.join("volume"), site.path("witness.log"));
     std::fs::create_dir(&volume).expect("new");
     let mut program = Command::new(env!("CARGO_BIN_EXE_witness"));
@@ -47,12 +60,14 @@ fn every_point_was(site: &Site, parent: &Path, tracker: Tracker) {
         Process::spawn("witness", program.arg(&volume).arg(&log).arg("100"), &site.path("witness.out"));
     wait::until_true("the first value", SOON, || log.metadata().is_ok_and(|meta| meta.len() > 0));
 
+    std::fs::write(site.path("witness.pid"), witness.pid().to_string()).expect("writable");
     let mut receiver = site.receiver();
-    let mut sidecar = site.sidecar(&receiver, &volume).tracker(tracker).start();
+    let plan = site.sidecar(&receiver, &volume).tracker(tracker);
+    let mut sidecar = arguments.iter().fold(plan, |plan, argument| plan.arg(argument)).start();
     wait::until_true("enough points", Duration::from_secs(180), || {
         sidecar.process.must_run();
         witness.must_run();
-        sidecar.acks().len() >= POINTS
+        sidecar.acks().len() >= least
     });
     witness.kill();
     sidecar.settle(SOON);
@@ -71,7 +86,7 @@ fn every_point_was(site: &Site, parent: &Path, tracker: Tracker) {
         within.count()
     );
     assert!(wrong.is_empty(), "{} violations, the first: {}", wrong.len(), wrong[0]);
-    assert!(readings.len() >= POINTS, "only {} crash points", readings.len());
+    assert!(readings.len() >= least, "only {} crash points", readings.len());
 }
 
 /// The counters of every crash point, read from the store itself: thousands of restores would take an hour. And what is wrong
