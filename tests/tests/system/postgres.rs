@@ -6,6 +6,7 @@ use crate::databases::points;
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tidelock_tests::{
     acks::Ack,
+    cuts,
     mount::{Format, Mount},
     needs::{self, Need},
     pg::{
@@ -30,7 +31,7 @@ fn random_points_with_exact_ranges_recover_completely() {
         let site = Site::new();
         let mount = Mount::new(&site.path("mount"), Format::Ext4, 2048);
         let count = points(20, 50);
-        random_points_recover(&site, mount.path(), Tracker::Exact, count, count);
+        random_points_recover(&site, mount.path(), Tracker::Exact, None, count, count);
     }
 }
 
@@ -39,15 +40,39 @@ fn random_points_with_inotify_alone_recover_completely() {
     if needs::met(&[Need::PostgreSql]) {
         let site = Site::new();
         // Large files that change all the time are seldom quiet without exact ranges: there may be few points.
-        random_points_recover(&site, &site.new_dir("mount"), Tracker::Inotify, 1, 8);
+        random_points_recover(&site, &site.new_dir("mount"), Tracker::Inotify, None, 1, 8);
     }
 }
 
-fn random_points_recover(site: &Site, parent: &Path, tracker: Tracker, least: usize, most: usize) {
+#[test]
+fn random_points_with_inotify_and_pauses_recover_completely() {
+    if needs::met(&[Need::PostgreSql]) {
+        let site = Site::new();
+        let limit = Some(Duration::from_millis(250));
+        random_points_recover(&site, &site.new_dir("mount"), Tracker::Inotify, limit, 5, 3);
+    }
+}
+
+/// Of the points cut in 30 s, `least` or more, `check` are restored. With a `pause_limit` the server is paused for them.
+fn random_points_recover(
+    site: &Site,
+    parent: &Path,
+    tracker: Tracker,
+    pause_limit: Option<Duration>,
+    least: usize,
+    check: usize,
+) {
     let data = parent.join("data");
     let mut pg = Pg::init(&data, &site.path("run"));
     let receiver = site.receiver();
-    let mut sidecar = site.sidecar(&receiver, &data).tracker(tracker).start();
+    let trace = site.path("cuts");
+    let mut plan = site.sidecar(&receiver, &data).tracker(tracker);
+    if let Some(limit) = pause_limit {
+        plan = plan.arg("--escalate=pause").arg(&format!("--pause-limit={}ms", limit.as_millis()));
+        plan = plan.arg(&format!("--pause-process={}/postmaster.pid", data.display()));
+        plan = plan.arg("--trace-cuts").arg(trace.to_str().expect("test paths are UTF-8"));
+    }
+    let mut sidecar = plan.start();
     pg.start();
     pgbench_init(&pg, SCALE);
     let heartbeat = Heartbeat::start(&pg, Duration::from_millis(2));
@@ -62,10 +87,17 @@ fn random_points_recover(site: &Site, parent: &Path, tracker: Tracker, least: us
     let acks = sidecar.acks();
     let candidates: Vec<Ack> = acks.into_iter().filter(|ack| ack.id >= filled.id).collect();
     println!("{tracker:?}: {} points in 30 s, {tps:.0} TPS beside it", candidates.len());
+    if let Some(limit) = pause_limit {
+        let pauses: Vec<Duration> =
+            cuts::read(&trace).iter().map(|cut| cut.paused).filter(|paused| !paused.is_zero()).collect();
+        let longest = pauses.iter().max().expect("a busy database was paused");
+        println!("{} pauses, the longest {longest:?}", pauses.len());
+        assert!(*longest < limit, "a pause of {longest:?}");
+    }
     let mut rng = StdRng::seed_from_u64(wait::now_ns());
-    let chosen: Vec<&Ack> = candidates.choose_multiple(&mut rng, most).collect();
+    let chosen: Vec<&Ack> = candidates.choose_multiple(&mut rng, check).collect();
     let count = chosen.len();
-    assert!(count >= least, "only {count} points");
+    assert!(candidates.len() >= least, "only {} points", candidates.len());
     let mut bad = Vec::new();
     for ack in chosen {
         let copy = site.path("copy");
