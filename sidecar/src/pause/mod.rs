@@ -1,10 +1,6 @@
 //! Pausing the application, for a cut that finds no quiet instant by itself.
 //!
-//! `SIGSTOP` for the application's processes, the last rounds of capture, `SIGCONT`. The pause proves nothing: a cut is valid
-//! only by the rule of [`crate::cut`], that a drain begun after the last read found nothing. It only makes that happen, so a
-//! process that was missed, or resumed by somebody else, costs convergence and never consistency. The point says that it was taken so.
-//!
-//! What must hold, whatever fails:
+//! `SIGSTOP` for the application's processes, the last rounds of capture, `SIGCONT`. What must hold, whatever fails:
 //!
 //! 1. *Nobody stays stopped.* Before a process is stopped its pidfd lies in the queue of a second process, the
 //!    [watchdog](watch()), which resumes it when the sidecar's end of the queue closes (it was killed) or the time is over (it
@@ -16,7 +12,27 @@
 //! 5. *The bound.* A pause ends by itself, in the cutter between two reads after three quarters of its limit, and in the
 //!    watchdog at any time after nine tenths; pauses take at most a tenth of the time, less while they fail.
 //!
-//! The price: parents see `SIGCHLD` for stopped children and shells may report a job; open connections stall for the length of a
+//! # Why a point that was cut in a pause is an instant of the volume
+//!
+//! Because the pause proves nothing. A cut is taken by the rule of [`crate::cut`] alone, that a drain begun after the last read
+//! found nothing, and no step of that argument asks who runs. Stopping only makes such a drain likely. So whoever writes on while
+//! everybody is thought to stand still is announced and costs another round, or the pause, and never a wrong point. In particular:
+//!
+//! - *System calls in flight.* A thread stops on its way out of the kernel, so in state T its call has returned and its event
+//!   is queued; a thread that waits for a disk is in state D, and 4 waits for it.
+//! - *io_uring.* Its workers and its polling thread are threads of the process. They finish the request they are at
+//!   and stop (seen on Linux 6.18), and 4 waits for them, too. What completes without a thread (direct I/O, by interrupt) is announced at
+//!   the latest with the completion that the program sees after the pause: until then it is in flight.
+//! - *Direct I/O and other DMA.* A device goes on with what it was given. What it writes to the volume's disk belongs to a write
+//!   that has not returned, and what it writes into mapped pages of a file is like a store, below.
+//! - *Stores through a mapping.* A stopped thread stores nothing. What it stored before is announced where exact ranges are; with
+//!   inotify alone a pause changes nothing about what that cannot see.
+//! - *Work of the kernel's own.* Writeback, journal commits and allocation change no byte that a program could read. A loop
+//!   device, an NFS server or a process that was not selected are other writers, and announced like any.
+//!
+//! # The price
+//!
+//! Parents see `SIGCHLD` for stopped children and shells may report a job; open connections stall for the length of a
 //! pause. If the kernel kills sidecar and watchdog in one blow (an out-of-memory kill of their whole cgroup in mid-pause),
 //! nobody resumes the application: give the sidecar the memory it asks for.
 
