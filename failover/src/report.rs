@@ -114,7 +114,7 @@ impl VolumeReport {
             state: heartbeat.map(|heartbeat| heartbeat.state.clone()),
             tracker: tracker.or_else(|| last.map(|last| last.cut.tracker.clone())),
             consistency: last.map(|last| last.cut.consistency),
-            conditions: heartbeat.map(|heartbeat| heartbeat.conditions.clone()).unwrap_or_default(),
+            conditions: conditions(live),
             last: last.map(|last| PointReport::new(last, true)),
             points: volume.points,
             oldest: (volume.points > 0).then(|| show_time(volume.oldest_ns)),
@@ -122,6 +122,14 @@ impl VolumeReport {
             data_bytes: live.map(|live| live.data_bytes),
         }
     }
+}
+
+/// What the sidecar says, and what the receiver knows of itself.
+fn conditions(live: Option<&crate::access::Live>) -> Vec<String> {
+    let Some(live) = live else { return Vec::new() };
+    let heartbeat = live.heartbeat.as_ref();
+    let full = live.store_full.then(|| "store-full".to_owned());
+    heartbeat.into_iter().flat_map(|heartbeat| heartbeat.conditions.clone()).chain(full).collect()
 }
 
 /// All volumes the operator may see, or the one asked for.

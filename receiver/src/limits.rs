@@ -6,6 +6,12 @@ use std::time::Duration;
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Smallest and largest segment the options may ask for, in bytes. Offsets in a segment are 32 bits.
 pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
+/// Bytes of the disk that commits leave free, unless the options say otherwise: for promotions, and for the index to go on.
+pub const STORE_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
+/// Size of a segment that is begun in the reserve, in bytes.
+pub const SMALL_SEGMENT_BYTES: u64 = 64 * 1024;
+/// How often a full store looks whether there is space again.
+pub const FULL_RETRY: Duration = Duration::from_secs(1);
 /// Largest body of one log record, in bytes.
 pub const RECORD_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// A commit whose operations are one part of at most this many bytes carries it in its own record.

@@ -36,6 +36,7 @@ pub struct Metrics {
     broken_streams: Counter,
     fenced: Counter,
     poisoned: Gauge,
+    full: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,6 +88,7 @@ impl Default for Metrics {
             broken_streams: Counter::default(),
             fenced: Counter::default(),
             poisoned: Gauge::default(),
+            full: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -146,6 +148,7 @@ impl Metrics {
             "1 after a write failed: nothing is taken until a restart",
             self.poisoned.clone(),
         );
+        to.register("store_full", "1 while there is no space: only promotions are taken", self.full.clone());
     }
 
     /// All of it in the OpenMetrics text format.
@@ -212,6 +215,11 @@ impl Metrics {
     /// A writer was told of a newer epoch.
     pub fn on_fenced(&self) {
         self.fenced.inc();
+    }
+
+    /// Whether the store takes no commits for lack of space.
+    pub fn set_full(&self, full: bool) {
+        self.full.set(i64::from(full));
     }
 
     /// The store takes no writes any more.

@@ -35,6 +35,7 @@ pub(crate) struct Live {
     pub(crate) connected: bool,
     pub(crate) lag_ns: u64,
     pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) store_full: bool,
     pub(crate) inodes: u64,
     pub(crate) data_bytes: u64,
 }

@@ -279,6 +279,7 @@ fn volume(status: VolumeStatus) -> Result<Volume> {
             connected: status.connected,
             lag_ns: status.lag_ns,
             heartbeat: status.heartbeat,
+            store_full: status.store_full,
             inodes: status.inodes,
             data_bytes: status.data_bytes,
         }),

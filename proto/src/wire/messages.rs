@@ -413,6 +413,9 @@ pub struct VolumeStatus {
     /// When the oldest point was cut, in nanoseconds since 1970.
     #[prost(fixed64, tag = "11")]
     pub oldest_ns: u64,
+    /// The receiver's disk is full: no commit is taken, of any volume.
+    #[prost(bool, tag = "12")]
+    pub store_full: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

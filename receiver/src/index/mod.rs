@@ -89,8 +89,19 @@ impl Index {
     ) -> Result<(Self, Option<Mark>), KvError> {
         let opened = Kv::open(dir, cache_bytes).and_then(|kv| {
             let mark = kv.get(Table::Catalogue, MARK_KEY)?;
-            Ok((kv, mark))
+            // Both tables say up to where they cover the log: the library makes one anew whose files are gone.
+            let whole = kv.get(Table::Chunks, MARK_KEY)? == mark;
+            Ok((kv, mark.filter(|_| whole), whole))
         });
+        let opened = match opened {
+            Ok((kv, _, false)) => {
+                tracing::warn!("index lost a part of itself; rebuilding it from the log");
+                drop(kv);
+                return Ok((Self::create(dir, store, cache_bytes)?, None));
+            }
+            Ok((kv, mark, true)) => Ok((kv, mark)),
+            Err(error) => Err(error),
+        };
         match opened {
             Ok((kv, None)) => Ok((Self::new(kv, store), None)),
             Ok((kv, Some(bytes))) => match decode_mark(&bytes, store) {
@@ -274,8 +285,9 @@ impl Index {
     pub(crate) fn persist(&self) -> Result<(), KvError> {
         let Some(mark) = self.recent.write().written.take() else { return Ok(()) };
         self.kv.persist()?;
-        let mark = Some(encode_mark(mark, self.store));
-        self.kv.write(std::iter::once((Table::Catalogue, &MARK_KEY.to_vec(), &mark)))?;
+        let (mark_key, mark) = (MARK_KEY.to_vec(), Some(encode_mark(mark, self.store)));
+        let tables = [Table::Catalogue, Table::Chunks];
+        self.kv.write(tables.iter().map(|table| (*table, &mark_key, &mark)))?;
         self.kv.persist()
     }
 }

@@ -24,6 +24,10 @@ pub trait Disk: Send + Sync {
     fn remove(&self, segment: u32) -> io::Result<()>;
     /// Makes created and removed segments durable as names.
     fn sync_names(&self) -> io::Result<()>;
+    /// Bytes that new segments may still take.
+    fn available(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
 }
 
 /// One segment's file. Offsets and lengths are in bytes.
@@ -91,6 +95,11 @@ impl Disk for DirDisk {
 
     fn sync_names(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
+    }
+
+    fn available(&self) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(&self.dir)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
 

@@ -109,6 +109,14 @@ pub enum LogError {
     /// A segment of another store, or under another's name.
     #[error("segment {0} belongs to another store or has another's name")]
     Foreign(u32),
+    /// There is no room for another segment. Nothing was written, and trying again later is right.
+    #[error("another segment needs {wanted} bytes, and {available} are left")]
+    Full {
+        /// Bytes that are left.
+        available: u64,
+        /// Bytes that have to be left.
+        wanted: u64,
+    },
     /// What should be there is not.
     #[error(transparent)]
     Damaged(#[from] Damage),

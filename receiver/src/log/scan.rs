@@ -49,6 +49,8 @@ pub struct End {
     pub segment: u32,
     /// Where its last record ends.
     pub offset: u64,
+    /// What is before this was durable when somebody said so; what is behind it has only been read.
+    pub proven: u64,
     /// The number of the last record there ever was.
     pub number: u64,
     /// The segment's header if it takes more records; otherwise a new segment follows.
@@ -118,6 +120,7 @@ fn read(
     let end = End {
         segment: first,
         offset: from.map_or(RECORDS_START, |mark| u64::from(mark.offset)),
+        proven: from.map_or(RECORDS_START, |mark| u64::from(mark.offset)),
         number: from.map_or(0, |mark| mark.number),
         continues: None,
     };
@@ -131,6 +134,9 @@ fn read(
         out: Outcome { end, torn: false, unborn: None, damage: Vec::new(), damaged: 0 },
     };
     let last = segments.last().copied();
+    if let Some(oldest) = segments.first().filter(|_| from.is_none()) {
+        (1..*oldest).for_each(|gone| scan.report(gone, 0, DamageKind::File));
+    }
     for (index, segment) in segments.into_iter().enumerate() {
         let start = if index == 0 { from } else { None };
         scan.segment(segment, start, index == 0 && from.is_none(), Some(segment) == last)?;
@@ -212,7 +218,7 @@ impl Scan<'_> {
         mut at: u64,
         last: bool,
     ) -> Result<(), LogError> {
-        let segment = window.segment;
+        let (segment, proven) = (window.segment, at);
         loop {
             if self.bound.is_some_and(|bound| bound.stop.load(Ordering::Relaxed)) {
                 return Ok(());
@@ -233,7 +239,8 @@ impl Scan<'_> {
             let was_durable = !last || self.known >= number || later.durable >= number;
             if !was_durable {
                 self.out.torn = later.next.is_some() || !window.is_zero(at, RECORD_HEADER_BYTES)?;
-                self.out.end = End { segment, offset: at, number: number - 1, continues: Some(*header) };
+                self.out.end =
+                    End { segment, offset: at, proven, number: number - 1, continues: Some(*header) };
                 return Ok(());
             }
             match (frame, later.next) {

@@ -4,10 +4,13 @@
 //! one `fdatasync`. A segment is sealed (cut to its length and synced) before the next one gets its header, and the next one's
 //! header and name are synced before its first record: so only the last segment can ever be torn.
 //!
-//! After any error the state of the file is unknown, in particular after a failed `fdatasync` (the kernel may have dropped
+//! **A full disk** is noticed before anything is written: a segment that does not fit, beside the reserve, is not begun, and the log
+//! stays as it is. The reserve is not for sale but to [`LogWriter::spend_reserve`].
+//!
+//! After any other error the state of the file is unknown, in particular after a failed `fdatasync` (the kernel may have dropped
 //! the pages): the caller must not use the writer again.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use super::{
     LogError, Mark, Place,
@@ -24,6 +27,8 @@ pub struct LogOptions {
     pub store: [u8; 16],
     /// Size of a segment, in bytes.
     pub segment_bytes: u64,
+    /// Bytes of the disk that a new segment must leave free.
+    pub reserve_bytes: u64,
     /// Gives every segment its salt.
     pub salt: fn() -> u64,
 }
@@ -39,6 +44,10 @@ pub struct LogWriter {
     number: u64,
     /// The last record that is durable.
     durable: u64,
+    /// Where the last record of a segment that takes no more ends.
+    sealed_at: u64,
+    /// The reserve may be used.
+    spending: bool,
 }
 
 /// The segment that is being appended to.
@@ -47,6 +56,8 @@ struct Open {
     salt: u64,
     /// Where the next record goes.
     at: u64,
+    /// Bytes for which there is space.
+    capacity: u64,
     /// Records not yet handed to the file system; they end at `at`.
     buffer: Vec<u8>,
 }
@@ -55,8 +66,16 @@ impl LogWriter {
     /// Continues after the end that a scan has found. The rest of the segment is erased first: a stale record there, of
     /// a torn group, must never be found behind a new one.
     pub fn resume(disk: Arc<dyn Disk>, options: LogOptions, end: super::scan::End) -> Result<Self, LogError> {
-        let mut writer =
-            Self { disk, options, open: None, segment: end.segment, number: end.number, durable: end.number };
+        let mut writer = Self {
+            disk,
+            options,
+            open: None,
+            segment: end.segment,
+            number: end.number,
+            durable: end.number,
+            sealed_at: end.offset,
+            spending: false,
+        };
         if let Some(header) = end.continues {
             let file = writer.disk.open(end.segment).map_err(LogError::io("open", end.segment))?;
             file.truncate(end.offset).map_err(LogError::io("cut", end.segment))?;
@@ -64,12 +83,19 @@ impl LogWriter {
                 // The crash may have come before both copies of the header were there.
                 file.write_at(&header.encode(), 0).map_err(LogError::io("begin", end.segment))?;
             }
-            // What was found may have been read from memory and not be on disk yet; nothing may be offered before.
+            // What was found may have been read from memory and not be on disk yet; nothing may be offered before. If the last run
+            // ended with a failed sync, the kernel may even hold it for clean: only what is written again is certain to be synced.
+            rewrite(&*file, end.proven, end.offset).map_err(LogError::io("rewrite", end.segment))?;
             file.sync().map_err(LogError::io("sync", end.segment))?;
-            file.allocate(options.segment_bytes.max(end.offset))
-                .and_then(|()| file.sync())
-                .map_err(LogError::io("reserve", end.segment))?;
-            writer.open = Some(Open { file, salt: header.salt, at: end.offset, buffer: Vec::new() });
+            let mut capacity = options.segment_bytes.max(end.offset);
+            match file.allocate(capacity) {
+                // Somebody else has taken the space: this segment takes no more.
+                Err(error) if is_full(&error) => capacity = end.offset,
+                other => other.map_err(LogError::io("reserve", end.segment))?,
+            }
+            file.sync().map_err(LogError::io("reserve", end.segment))?;
+            let (salt, at) = (header.salt, end.offset);
+            writer.open = Some(Open { file, salt, at, capacity, buffer: Vec::new() });
         }
         Ok(writer)
     }
@@ -108,7 +134,7 @@ impl LogWriter {
 
     /// The end of what was appended.
     pub fn mark(&self) -> Mark {
-        let offset = self.open.as_ref().map_or(RECORDS_START, |open| open.at);
+        let offset = self.open.as_ref().map_or(self.sealed_at, |open| open.at);
         Mark { segment: self.segment, offset: offset_32(offset), number: self.number }
     }
 
@@ -123,23 +149,56 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Whether the next segment may use the reserve, and be small.
+    pub fn spend_reserve(&mut self, yes: bool) {
+        self.spending = yes;
+    }
+
+    /// Whether there is space for a whole segment beside the reserve, or why there is none.
+    pub fn check_space(&self) -> Result<(), LogError> {
+        self.space_for(self.options.segment_bytes)
+    }
+
+    fn space_for(&self, len: u64) -> Result<(), LogError> {
+        let wanted = len + if self.spending { 0 } else { self.options.reserve_bytes };
+        // A file system that does not say is asked by reserving the space.
+        match self.disk.available() {
+            Ok(available) if available < wanted => Err(LogError::Full { available, wanted }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Length of a segment whose first record takes this many bytes. A record larger than a segment gets one of its own.
+    fn segment_len(&self, bytes: u64) -> u64 {
+        let usual = if self.spending { limits::SMALL_SEGMENT_BYTES } else { self.options.segment_bytes };
+        usual.min(self.options.segment_bytes).max(RECORDS_START + bytes)
+    }
+
     fn make_room(&mut self, bytes: u64) -> Result<(), LogError> {
-        let Some(open) = &self.open else { return self.begin_segment() };
-        // A record larger than a segment gets one of its own.
-        if open.at == RECORDS_START || open.at + bytes <= self.options.segment_bytes {
+        let len = self.segment_len(bytes);
+        let Some(open) = &mut self.open else { return self.begin_segment(len) };
+        if open.at + bytes <= open.capacity {
             return Ok(());
         }
+        if open.at == RECORDS_START {
+            open.file.allocate(len).map_err(reserving(self.segment, len))?;
+            open.capacity = len;
+            return Ok(());
+        }
+        self.space_for(len)?;
         self.write_out()?;
         let open = self.open.take().expect("checked above");
         open.file
             .truncate(open.at)
             .and_then(|()| open.file.sync())
             .map_err(LogError::io("seal", self.segment))?;
+        self.sealed_at = open.at;
         self.durable = self.number;
-        self.begin_segment()
+        self.begin_segment(len)
     }
 
-    fn begin_segment(&mut self) -> Result<(), LogError> {
+    fn begin_segment(&mut self, len: u64) -> Result<(), LogError> {
+        self.space_for(len)?;
         let segment = self.segment + 1;
         let header = SegmentHeader {
             version: LOG_VERSION,
@@ -149,14 +208,48 @@ impl LogWriter {
             salt: (self.options.salt)(),
         };
         let file = self.disk.create(segment).map_err(LogError::io("create", segment))?;
-        file.allocate(self.options.segment_bytes).map_err(LogError::io("reserve", segment))?;
+        if let Err(error) = file.allocate(len) {
+            // Nothing is in it yet; the next attempt creates it anew.
+            drop(file);
+            self.disk
+                .remove(segment)
+                .and_then(|()| self.disk.sync_names())
+                .map_err(LogError::io("remove", segment))?;
+            return Err(reserving(segment, len)(error));
+        }
         file.write_at(&header.encode(), 0)
             .and_then(|()| file.sync())
             .and_then(|()| self.disk.sync_names())
             .map_err(LogError::io("begin", segment))?;
         self.segment = segment;
-        self.open = Some(Open { file, salt: header.salt, at: RECORDS_START, buffer: Vec::new() });
+        self.open =
+            Some(Open { file, salt: header.salt, at: RECORDS_START, capacity: len, buffer: Vec::new() });
         Ok(())
+    }
+}
+
+/// Writes the bytes between two offsets once more.
+fn rewrite(file: &dyn SegmentFile, from: u64, to: u64) -> io::Result<()> {
+    let mut at = from;
+    let mut buffer = vec![0; limits::WRITE_BUFFER_BYTES];
+    while at < to {
+        let part = &mut buffer[..(to - at).min(limits::WRITE_BUFFER_BYTES as u64) as usize];
+        file.read_at(part, at)?;
+        file.write_at(part, at)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What a failed reservation of space means.
+fn reserving(segment: u32, wanted: u64) -> impl Fn(io::Error) -> LogError {
+    move |error| match is_full(&error) {
+        true => LogError::Full { available: 0, wanted },
+        false => LogError::io("reserve", segment)(error),
     }
 }
 

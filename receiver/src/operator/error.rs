@@ -40,6 +40,7 @@ impl OperatorError {
             Self::Epoch { .. } => 5,
             Self::Store(error) => match error {
                 StoreError::Limit(_) => 1,
+                StoreError::Full { .. } => 7,
                 StoreError::NoSuchVolume(_) => 3,
                 StoreError::NoSuchPoint(..) => 4,
                 StoreError::EpochMoved { .. } | StoreError::Fenced { .. } => 5,

@@ -75,7 +75,7 @@ impl Observed {
         }
     }
 
-    fn status(self) -> VolumeStatus {
+    fn status(self, store_full: bool) -> VolumeStatus {
         let gauges = self.gauges();
         let totals = self.totals.unwrap_or_default();
         VolumeStatus {
@@ -90,6 +90,7 @@ impl Observed {
             inodes: totals.inodes,
             data_bytes: totals.data_bytes,
             oldest_ns: self.info.as_ref().map_or(0, |info| info.oldest_ns),
+            store_full,
         }
     }
 }
@@ -106,7 +107,7 @@ pub(super) async fn answer(
         if observed.totals.is_none() {
             observed.totals = count(context, &observed).await;
         }
-        replies.send(ReplyKind::Volume(observed.status())).await?;
+        replies.send(ReplyKind::Volume(observed.status(context.store.full().is_some()))).await?;
     }
     Ok(())
 }

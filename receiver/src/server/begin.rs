@@ -45,6 +45,8 @@ pub(super) enum Refusal {
     Fenced { volume: VolumeName, current: Epoch, writer: Epoch },
     #[error("another stream took over before this one could begin")]
     Superseded { reconnected: bool },
+    #[error("{0}")]
+    Full(StoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the receiver is shutting down")]
@@ -57,6 +59,8 @@ pub(super) struct Begun {
     pub(super) seat: Seat,
     /// Empty: the session has the tree.
     pub(super) writer: Writer,
+    /// Of the store, before anything was asked of it.
+    pub(super) generation: u64,
 }
 
 impl Refusal {
@@ -70,7 +74,7 @@ impl Refusal {
                 let reason = "the receiver's store failed: see the receiver's log".to_owned();
                 Some(ToSidecarKind::Denied(Denied { reason, retry: true }))
             }
-            Self::Closing => denied(true),
+            Self::Closing | Self::Full(_) => denied(true),
             _ => denied(false),
         }
     }
@@ -99,6 +103,10 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
     let epoch = Epoch(hello.epoch);
     // Before anybody is disturbed; the epoch that counts is looked at again below.
     check_epoch(context.store.volume(volume).as_ref(), volume, hello)?;
+    if let Some(full) = context.store.full() {
+        return Err(Refusal::Full(full));
+    }
+    let generation = context.store.generation();
     let mut seat = context.volumes.get(volume).arrive(hello.instance, epoch);
     let mut closing = context.closing.clone();
     let taken = tokio::select! {
@@ -121,7 +129,7 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
         None => load(&context.store, volume, last).await?,
     };
     let session = Session::new(Start { volume: volume.clone(), epoch, last, cut_ns, tree });
-    Ok(Begun { session, seat, writer })
+    Ok(Begun { session, seat, writer, generation })
 }
 
 fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, hello: &Hello) -> Result<(), Refusal> {

@@ -60,6 +60,7 @@ pub(super) async fn serve(
                         context.metrics.on_fenced();
                         warn!(%peer, reason = %refusal, "sidecar refused");
                     }
+                    Refusal::Full(_) => info!(reason = %refusal, "session did not begin"),
                     Refusal::Store(failure) => error!(error = %failure, "session cannot begin"),
                     _ => info!(reason = %refusal, "session did not begin"),
                 }
@@ -117,6 +118,8 @@ struct Driver<'a> {
     read_out: bool,
     checks: Checks,
     flying: VecDeque<Flying>,
+    /// Of the store, when the session began: what it was told of chunks holds no longer than that.
+    generation: u64,
     /// Payload received since the metrics were told.
     payload_bytes: u64,
     reported: Counts,
@@ -154,6 +157,7 @@ impl<'a> Driver<'a> {
             read_out: false,
             checks: Checks::default(),
             flying: VecDeque::new(),
+            generation: begun.generation,
             payload_bytes: 0,
             reported: Counts::default(),
             closing: context.closing.clone(),
@@ -185,7 +189,8 @@ impl<'a> Driver<'a> {
 
     /// Hands out what the session has to say to the log and to the sidecar.
     async fn emit(&mut self) {
-        while let Some(append) = self.session.poll_append(now()) {
+        while let Some(mut append) = self.session.poll_append(now()) {
+            append.batch.bind(self.generation);
             let since = Instant::now();
             let receipt = self.context.store.append(append.batch).await;
             self.flying.push_back(Flying { ticket: append.ticket, since, receipt });
@@ -373,6 +378,9 @@ impl<'a> Driver<'a> {
                     self.context.metrics.on_broken_stream();
                 }
                 warn!(%reason, chunks, commits, "session ended: the sidecar has to begin anew");
+            }
+            Some(Ending::Failed(reason @ StoreError::Full { .. })) => {
+                warn!(%reason, chunks, commits, "session ended");
             }
             Some(Ending::Failed(reason)) => {
                 error!(error = %reason, chunks, commits, "session ended: the store failed")

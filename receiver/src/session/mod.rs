@@ -14,6 +14,7 @@
 
 mod error;
 mod frame;
+mod input;
 mod pending;
 #[cfg(test)]
 mod tests;
@@ -22,13 +23,11 @@ use std::{collections::VecDeque, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use tidelock_proto::{
-    ChunkId, Epoch, Op, PointId, Seq, Tree, VolumeName,
+    ChunkId, Epoch, PointId, Tree, VolumeName,
     limits::{COMMIT_OPS_MAX_BYTES, OPS_FRAME_BYTES},
-    point::{Cut, Point},
-    tree::Piece,
     wire::{
         self,
-        messages::{self, Ack, Denied, Fenced, HaveReply, Heartbeat, Manifest, ToSidecar, ToSidecarKind},
+        messages::{self, Ack, Denied, Fenced, Heartbeat, Manifest, ToSidecar, ToSidecarKind},
     },
 };
 
@@ -39,7 +38,7 @@ pub use pending::{Position, Ticket};
 
 use crate::{
     limits,
-    store::{Batch, Commit, Record, StoreError},
+    store::{Batch, StoreError},
 };
 
 /// What a session may know of the store: the tenant's chunks that are durable, or will be before anything that is
@@ -238,6 +237,10 @@ impl Session {
     pub fn handle_refused(&mut self, error: StoreError) {
         match error {
             StoreError::Fenced { epoch, .. } => self.handle_fenced(epoch),
+            error @ StoreError::Full { .. } => {
+                let denied = Denied { reason: error.to_string(), retry: true };
+                self.end(Ending::Failed(error), Some(ToSidecarKind::Denied(denied)));
+            }
             error => {
                 // What failed is for this side's log, not for the sidecar.
                 let reason = "the receiver's store failed: see the receiver's log".to_owned();
@@ -397,119 +400,6 @@ impl Session {
             !matches!(self.ending, Some(Ending::Denied(_) | Ending::Failed(_))) && self.ops.bytes == 0;
         let settled = self.pending.is_empty() && self.received.point == self.pending.durable().point;
         (sound && settled).then_some((self.received.point, self.tree))
-    }
-
-    fn want_manifest(&mut self) -> Result<(), Stop> {
-        if self.counts.commits > 0 || self.ops.bytes > 0 {
-            return Err(SessionError::LateManifest.into());
-        }
-        // Nothing is sent for a volume without points, where both sides begin with an empty tree.
-        self.manifest_due = self.received.point.is_some();
-        Ok(())
-    }
-
-    fn answer_have(&mut self, ids: &[ChunkId], holdings: &impl Holdings) -> Result<(), Stop> {
-        let mut held = vec![0u8; ids.len().div_ceil(8)];
-        for (index, id) in ids.iter().enumerate() {
-            held[index / 8] |= u8::from(self.chunk_len(id, holdings)?.is_some()) << (index % 8);
-        }
-        self.outbox.push_back(ToSidecarKind::HaveReply(HaveReply { held: held.into() }));
-        Ok(())
-    }
-
-    fn take_chunk(&mut self, now: Now, chunk: CheckedChunk, holdings: &impl Holdings) -> Result<(), Stop> {
-        self.received.chunks += 1;
-        self.counts.chunks += 1;
-        // A chunk that is held may still be on its way to the disk for an earlier frame of this session, so even a
-        // duplicate is acknowledged by an append.
-        self.staged.since.get_or_insert(now.instant);
-        if self.chunk_len(&chunk.id, holdings)?.is_some() {
-            self.counts.duplicates += 1;
-            return Ok(());
-        }
-        self.pending.add_chunk(chunk.id, chunk.len);
-        self.staged.bytes += chunk.payload.len();
-        self.staged.chunks.push(chunk.id);
-        let CheckedChunk { id, codec, len, payload } = chunk;
-        self.staged.batch.push_chunk(self.volume.tenant(), id, codec, len, payload);
-        Ok(())
-    }
-
-    fn take_ops(&mut self, ops: &[Op], encoded: &Bytes, holdings: &impl Holdings) -> Result<(), Stop> {
-        self.ops.add(encoded)?;
-        for op in ops {
-            self.check_references(op, holdings)?;
-            self.tree.apply(op).map_err(SessionError::from)?;
-        }
-        Ok(())
-    }
-
-    fn check_references(&self, op: &Op, holdings: &impl Holdings) -> Result<(), Stop> {
-        let Op::Write { id: file, pieces, .. } = op else { return Ok(()) };
-        for Piece { len, chunk } in pieces {
-            let Some(reference) = chunk else { continue };
-            let (file, chunk) = (*file, reference.id);
-            let held = self.chunk_len(&chunk, holdings)?.ok_or(SessionError::MissingChunk { file, chunk })?;
-            let end = u64::from(reference.at).saturating_add(*len);
-            if end > u64::from(held) {
-                return Err(SessionError::ShortChunk { file, chunk, end, len: held }.into());
-            }
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self, now: Now, id: PointId, cut: Cut, tags: Vec<String>) -> Result<(), Stop> {
-        if id.epoch != self.epoch {
-            return Err(SessionError::Epoch { found: id.epoch, session: self.epoch }.into());
-        }
-        let expected = self.next_seq();
-        // The volumes of a group share their numbers: one whose newest point is older than the others' leaves out those that
-        // it missed, once, when both sides have agreed on a tree.
-        let follows = if self.counts.commits == 0 { id.seq >= expected } else { id.seq == expected };
-        if !follows {
-            return Err(SessionError::Gap { found: id.seq, expected }.into());
-        }
-        self.tree.seal().map_err(SessionError::from)?;
-        let digest = self.tree.digest();
-        if digest != cut.digest {
-            return Err(SessionError::Digest { seq: id.seq, found: digest, expected: cut.digest }.into());
-        }
-        self.coverage.cuts.push_back((id, cut.time_ns));
-        self.counts.commits += 1;
-        self.staged.since.get_or_insert(now.instant);
-        self.staged.urgent = true;
-        let ops = std::mem::take(&mut self.ops);
-        self.staged.bytes += ops.bytes;
-        let parent = self.received.point.replace(id);
-        let point = Point { id, parent, cut, received_ns: now.wall_ns, tags };
-        let ops = ops.parts.into_iter().map(BytesMut::freeze).collect();
-        self.staged.batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops }));
-        Ok(())
-    }
-
-    fn take_heartbeat(&mut self, heartbeat: Heartbeat) {
-        if let Some(point) = self.received.point
-            && heartbeat.clean_at_ns > 0
-        {
-            self.coverage.clean = Some((point, heartbeat.clean_at_ns));
-            self.coverage.on_durable(self.pending.durable().point);
-        }
-        self.counts.heartbeats += 1;
-        self.heartbeat = Some(heartbeat);
-    }
-
-    fn next_seq(&self) -> Seq {
-        match self.received.point {
-            Some(last) if last.epoch == self.epoch => last.seq.next(),
-            _ => Seq(1),
-        }
-    }
-
-    fn chunk_len(&self, id: &ChunkId, holdings: &impl Holdings) -> Result<Option<u32>, StoreError> {
-        match self.pending.chunk_len(id) {
-            Some(len) => Ok(Some(len)),
-            None => holdings.chunk_len(id),
-        }
     }
 
     fn drain(&mut self, ending: Ending) {

@@ -108,6 +108,8 @@ pub fn encode_model_ops(ops: impl IntoIterator<Item = tidelock_proto::Op>) -> Ve
 pub struct Batch {
     pub(crate) records: Vec<Record>,
     bytes: usize,
+    /// See [`Batch::bind`].
+    pub(super) generation: Option<u64>,
 }
 
 impl Batch {
@@ -140,6 +142,18 @@ impl Batch {
     /// Adds a chunk. `len` is the length of its content.
     pub fn push_chunk(&mut self, tenant: &str, id: ChunkId, codec: Codec, len: u32, payload: Bytes) {
         self.push(Record::Chunk(ChunkEntry { tenant: tenant.to_owned(), id, codec, len, payload }));
+    }
+
+    /// Has the batch refused if the store was full since this generation began. Whoever left out chunks because they were pending must
+    /// bind what rests on them to the generation in which he asked: pending chunks of a full store are never written.
+    pub fn bind(&mut self, generation: u64) {
+        self.generation = Some(generation);
+    }
+
+    /// Whether it is worth the reserve of a full disk: promotions and tags, which are small.
+    pub(super) fn is_urgent(&self) -> bool {
+        let urgent = |record: &Record| matches!(record, Record::Epoch { .. } | Record::Tag { .. });
+        !self.records.is_empty() && self.records.iter().all(urgent)
     }
 
     /// About how many bytes it holds.

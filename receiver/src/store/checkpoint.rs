@@ -119,6 +119,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
         match write(shared, &volume, point) {
             Ok(chunks) => tracing::debug!(%volume, %point, chunks, "checkpoint written"),
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return,
+            // It is asked for again by the next commit that is taken.
+            Err(StoreError::Full { .. }) => tracing::debug!(%volume, %point, "no space for a checkpoint"),
             Err(error) => {
                 tracing::error!(%volume, %point, %error, "checkpoint not written; none until a session gives its tree");
                 shared.checkpoints.on_failed(volume, true);
@@ -151,12 +153,14 @@ pub(super) fn write_tree(
         tenant: volume.tenant(),
         key: ChunkKey::of_tenant(volume.tenant()),
         chunks: Vec::new(),
+        generation: shared.inbox.generation(),
         batch: Batch::new(),
         bytes: 0,
         added: 0,
     };
     writer.cut(tree)?;
-    let Cut { chunks, mut batch, bytes: snapshot_bytes, added, .. } = writer;
+    let Cut { chunks, mut batch, generation, bytes: snapshot_bytes, added, .. } = writer;
+    batch.bind(generation);
     batch.push(Record::Checkpoint { volume: volume.clone(), point, chunks, snapshot_bytes });
     shared.inbox.push(batch, None).wait()?;
     shared.checkpoints.on_failed(volume.clone(), false);
@@ -169,6 +173,7 @@ struct Cut<'a> {
     tenant: &'a str,
     key: ChunkKey,
     chunks: Vec<ChunkId>,
+    generation: u64,
     batch: Batch,
     bytes: u64,
     added: usize,
@@ -210,7 +215,9 @@ impl Cut<'_> {
             if self.shared.checkpoints.is_closed() {
                 return Err(StoreError::Closed);
             }
-            self.shared.inbox.push(std::mem::take(&mut self.batch), None).wait()?;
+            let mut batch = std::mem::take(&mut self.batch);
+            batch.bind(self.generation);
+            self.shared.inbox.push(batch, None).wait()?;
         }
         Ok(())
     }

@@ -49,7 +49,7 @@ pub enum StoreError {
     },
     /// The log said no.
     #[error("log: {0}")]
-    Log(#[from] LogError),
+    Log(#[source] LogError),
     /// The index said no.
     #[error(transparent)]
     Index(#[from] KvError),
@@ -58,6 +58,16 @@ pub enum StoreError {
         "the store takes no writes since one failed ({0}); restart the receiver once the cause is removed"
     )]
     Poisoned(Arc<StoreError>),
+    /// There is no space for more, for the time being: what was acknowledged is there, and nothing more is taken.
+    #[error(
+        "store-full: the receiver's disk is full ({available} bytes left, {wanted} needed); it goes on by itself once there is space"
+    )]
+    Full {
+        /// Bytes that are left.
+        available: u64,
+        /// Bytes that have to be.
+        wanted: u64,
+    },
     /// The store was closed before the batch was written.
     #[error("the store is closed")]
     Closed,
@@ -148,6 +158,15 @@ pub enum Cause {
     /// A chunk of its checkpoint is not there or not whole.
     #[error("chunk {0} of its checkpoint is not readable")]
     Chunk(ChunkId),
+}
+
+impl From<LogError> for StoreError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Full { available, wanted } => Self::Full { available, wanted },
+            error => Self::Log(error),
+        }
+    }
 }
 
 impl StoreError {

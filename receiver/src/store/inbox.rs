@@ -5,6 +5,9 @@
 //! commit may refer to a chunk that is only queued. A chunk counts as pending from the moment its batch *is in* the queue
 //! (the same lock covers both), until it is durable and in the index: nobody can see it and still get ahead of it. Refused
 //! batches break nothing: their chunks are written all the same. If the writer fails, everything after it fails too.
+//!
+//! **A full disk** breaks that rule for a while: what was queued is refused, chunks and all. So it ends a *generation*, and whoever counted
+//! on a pending chunk of it is refused as well, though he comes when there is space again ([`Batch::bind`]).
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,7 +18,7 @@ use super::{
     StoreError,
     batch::{Batch, Receipt, Record},
 };
-use crate::index::key;
+use crate::{index::key, limits};
 
 /// A batch and who waits for it.
 pub(super) struct Waiting {
@@ -38,6 +41,11 @@ struct State {
     pending: HashMap<Vec<u8>, (u32, u32)>,
     /// Why nothing more is taken.
     refusal: Option<StoreError>,
+    /// There is no space: only what is urgent is taken.
+    full: Option<StoreError>,
+    /// How often there was none, and the last time's reason.
+    generation: u64,
+    last_full: Option<StoreError>,
 }
 
 impl Inbox {
@@ -49,6 +57,12 @@ impl Inbox {
             let _ = reply.send(Err(refusal.clone()));
             return Receipt(receipt);
         }
+        let outlived = batch.generation.is_some_and(|generation| generation != state.generation);
+        let full = if outlived { state.last_full.as_ref() } else { state.full.as_ref() };
+        if let Some(full) = full.filter(|_| !batch.is_urgent()) {
+            let _ = reply.send(Err(full.clone()));
+            return Receipt(receipt);
+        }
         for (key, len) in chunk_keys(&batch) {
             state.pending.entry(key).or_insert((len, 0)).1 += 1;
         }
@@ -58,14 +72,19 @@ impl Inbox {
         Receipt(receipt)
     }
 
-    /// Waits for something to write, and takes what has arrived, in order, up to about `bytes`. `None` when closed and empty.
+    /// Waits for something to write, and takes what has arrived, in order, up to about `bytes`. `None` when closed and empty. While the
+    /// store is full there may be nothing after a pause: it is time to look for space.
     pub(super) fn take(&self, bytes: usize) -> Option<Vec<Waiting>> {
         let mut state = self.state.lock();
         while state.waiting.is_empty() {
             if state.refusal.is_some() {
                 return None;
             }
-            self.arrived.wait(&mut state);
+            if state.full.is_none() {
+                self.arrived.wait(&mut state);
+            } else if self.arrived.wait_for(&mut state, limits::FULL_RETRY).timed_out() {
+                return Some(Vec::new());
+            }
         }
         let mut taken = Vec::new();
         let mut sum = 0;
@@ -106,6 +125,33 @@ impl Inbox {
         state.refusal = Some(why);
         state.pending.clear();
         state.waiting.drain(..).collect()
+    }
+
+    /// There is no space: gives back what is queued and not urgent, unwritten, and takes no more of that until [`Inbox::refill`].
+    pub(super) fn fill(&self, why: StoreError) -> Vec<Waiting> {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.full = Some(why.clone());
+        state.last_full = Some(why);
+        state.pending.clear();
+        let (urgent, refused) = state.waiting.drain(..).partition(|waiting| waiting.batch.is_urgent());
+        state.waiting = urgent;
+        refused.into()
+    }
+
+    /// There is space again.
+    pub(super) fn refill(&self) {
+        self.state.lock().full = None;
+    }
+
+    /// Why there is no space.
+    pub(super) fn full(&self) -> Option<StoreError> {
+        self.state.lock().full.clone()
+    }
+
+    /// How often there was none.
+    pub(super) fn generation(&self) -> u64 {
+        self.state.lock().generation
     }
 
     /// Why nothing more is taken.

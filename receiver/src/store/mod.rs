@@ -58,6 +58,8 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// Memory for the index's blocks, in bytes.
     pub index_cache_bytes: u64,
+    /// Bytes of the disk that commits leave free, for promotions and for the index.
+    pub reserve_bytes: u64,
     /// Bytes that may be queued or being written; beyond it [`Store::append`] waits.
     pub queue_bytes: usize,
 }
@@ -67,6 +69,7 @@ impl Default for StoreOptions {
         Self {
             segment_bytes: limits::SEGMENT_BYTES,
             index_cache_bytes: limits::INDEX_CACHE_BYTES,
+            reserve_bytes: limits::STORE_RESERVE_BYTES,
             queue_bytes: limits::QUEUE_BYTES,
         }
     }
@@ -269,6 +272,17 @@ impl Store {
     /// Why the store takes no writes, if it does not.
     pub fn refusal(&self) -> Option<StoreError> {
         self.shared().inbox.refusal()
+    }
+
+    /// Why the store takes no commits for the time being, if its disk is full. It still takes promotions and tags, and everything
+    /// once there is space again.
+    pub fn full(&self) -> Option<StoreError> {
+        self.shared().inbox.full()
+    }
+
+    /// How often the store was full since it was opened; see [`Batch::bind`].
+    pub fn generation(&self) -> u64 {
+        self.shared().inbox.generation()
     }
 
     /// The length of a chunk's content, if [`Store::has_chunk_or_pending`]: a piece of a file must lie within it.

@@ -103,7 +103,17 @@ pub(super) fn open_on(
     let (mut index, mut mark) = Index::open(&index_dir, store, cache_bytes)?;
     let mut opened = Opened::default();
     // A log that ends before the index does has lost something; what is left is read as a whole.
-    let mut known = known_durable(&index, mark)?;
+    let mut known = match known_durable(&index, mark) {
+        Ok(Some(known)) => known,
+        Ok(None) | Err(StoreError::Index(_)) => {
+            tracing::warn!("index is not readable; rebuilding it from the log");
+            drop(index);
+            index = Index::create(&index_dir, store, cache_bytes)?;
+            mark = None;
+            0
+        }
+        Err(error) => return Err(error),
+    };
     if let Some(found) = mark.filter(|mark| !reaches(&*disk, *mark)) {
         tracing::error!(segment = found.segment, "log ends before the index does");
         drop(index);
@@ -139,12 +149,12 @@ pub(super) fn open_on(
     Ok(start(disk, index, volumes, writer, options, opened, lock))
 }
 
-/// The number of the newest record that the index has heard of. It hears only of durable ones.
-fn known_durable(index: &Index, mark: Option<Mark>) -> Result<u64, StoreError> {
+/// The number of the newest record that the index has heard of; `None` if it makes no sense. It hears only of durable ones.
+fn known_durable(index: &Index, mark: Option<Mark>) -> Result<Option<u64>, StoreError> {
     let volumes = index.range(&[key::VOLUME], &[key::VOLUME + 1], false, usize::MAX)?;
-    let volumes = Catalogue::load(volumes).unwrap_or_default();
+    let Some(volumes) = Catalogue::load(volumes) else { return Ok(None) };
     let newest = volumes.iter().map(|(_, info)| info.as_of).max().unwrap_or(0);
-    Ok(newest.max(mark.map_or(0, |mark| mark.number)))
+    Ok(Some(newest.max(mark.map_or(0, |mark| mark.number))))
 }
 
 /// The identity in the first segment whose header can be read.
@@ -153,7 +163,9 @@ pub(super) fn store_id(disk: &dyn Disk) -> Result<Option<[u8; 16]>, StoreError> 
     segments.sort_unstable();
     for segment in segments {
         let file = disk.open(segment).map_err(LogError::io("open", segment))?;
-        let mut page = vec![0; RECORDS_START as usize];
+        // A crash may have left a segment that is shorter than both copies of its header.
+        let len = file.len().map_err(LogError::io("read", segment))?.min(RECORDS_START);
+        let mut page = vec![0; len as usize];
         let header = file.read_at(&mut page, 0).ok().and_then(|()| SegmentHeader::decode(&page));
         if let Some(header) = header {
             return Ok(Some(header.store));
@@ -177,7 +189,8 @@ fn resume(
     }
     let range = limits::SEGMENT_BYTES_RANGE;
     let segment_bytes = options.segment_bytes.clamp(*range.start(), *range.end());
-    let options = LogOptions { store, segment_bytes, salt: rand::random };
+    let options =
+        LogOptions { store, segment_bytes, reserve_bytes: options.reserve_bytes, salt: rand::random };
     Ok(LogWriter::resume(disk.clone(), options, outcome.end)?)
 }
 

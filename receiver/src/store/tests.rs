@@ -3,7 +3,10 @@
 
 mod compact;
 mod crash;
+mod crash_matrix;
 mod damage;
+mod damage_matrix;
+mod full;
 mod harness;
 mod model;
 mod sim;

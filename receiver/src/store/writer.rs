@@ -10,6 +10,9 @@
 //! A refused record (a lower epoch, a gap) ends its batch: commits before it stand, what follows it is refused with it.
 //! Only its chunks are written regardless, because others may already count on them. After an error of the disk the writer
 //! answers everything with [`StoreError::Poisoned`] until the store is opened again.
+//!
+//! A full disk is no such error: what does not fit any more is refused with all that is queued behind it, promotions excepted, and the
+//! writer looks for space from time to time.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -55,13 +58,18 @@ struct Group {
 enum Refused {
     /// The record cannot be; the store is fine.
     Record(StoreError),
+    /// There is no space; the log is fine.
+    Full(StoreError),
     /// The disk failed.
     Disk(StoreError),
 }
 
 impl<E: Into<StoreError>> From<E> for Refused {
     fn from(error: E) -> Self {
-        Self::Disk(error.into())
+        match error.into() {
+            error @ StoreError::Full { .. } => Self::Full(error),
+            error => Self::Disk(error),
+        }
     }
 }
 
@@ -73,6 +81,7 @@ impl Writer {
     /// Writes until the inbox is closed and empty, or the disk fails.
     pub(super) fn run(mut self) {
         while let Some(taken) = self.shared.inbox.take(limits::GROUP_BYTES) {
+            self.look_for_space();
             match self.write_group(&taken) {
                 Ok(answers) => {
                     for (waiting, answer) in taken.into_iter().zip(answers) {
@@ -82,6 +91,24 @@ impl Writer {
                 }
                 Err(error) => return self.poison(error, taken),
             }
+        }
+    }
+
+    fn look_for_space(&mut self) {
+        self.log.spend_reserve(false);
+        if self.shared.inbox.full().is_some() && self.log.check_space().is_ok() {
+            tracing::info!("there is space again; store goes on");
+            self.shared.inbox.refill();
+        }
+    }
+
+    /// The log has no space: everybody who waits hears of it.
+    fn fill(&self, error: StoreError) {
+        if self.shared.inbox.full().is_none() {
+            tracing::error!(%error, "store is full; it takes promotions and nothing else");
+        }
+        for waiting in self.shared.inbox.fill(error.clone()) {
+            let _ = waiting.reply.send(Err(error.clone()));
         }
     }
 
@@ -97,14 +124,25 @@ impl Writer {
     /// Writes a group and makes it durable; the answer to each batch, or why the disk failed.
     fn write_group(&mut self, taken: &[Waiting]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
         let mut answers = Vec::with_capacity(taken.len());
+        let mut full = None;
         for waiting in taken {
+            let urgent = waiting.batch.is_urgent();
+            if let Some(error) = full.as_ref().filter(|_| !urgent) {
+                answers.push(Err(StoreError::clone(error)));
+                continue;
+            }
+            self.log.spend_reserve(urgent);
             answers.push(match self.append(&waiting.batch) {
                 Ok(()) => Ok(()),
                 Err(Refused::Record(error)) => Err(error),
+                Err(Refused::Full(error)) => Err(full.insert(error).clone()),
                 Err(Refused::Disk(error)) => return Err(error),
             });
         }
         self.settle(taken)?;
+        if let Some(error) = full {
+            self.fill(error);
+        }
         Ok(answers)
     }
 

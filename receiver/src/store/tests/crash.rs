@@ -112,11 +112,15 @@ fn after_an_error_of_the_disk_nothing_is_taken_until_the_store_is_reopened() {
         write(&disk, &store, &mut Source::new(volume("t/a"), 3), 25).expect("nothing fails");
         disk.calls()
     };
-    for fail_from in 1..calls {
+    for (fail_from, once) in (1..calls).flat_map(|call| [(call, false), (call, true)]) {
         let (disk, dir) = (SimDisk::new(BTreeMap::new()), scratch());
         let mut source = Source::new(volume("t/a"), 3);
         let store = open(&disk, dir.path()).expect("a new store");
-        disk.fail_from(fail_from);
+        if once {
+            disk.fail_once(fail_from);
+        } else {
+            disk.fail_from(fail_from);
+        }
         // How many calls there are depends a little on what shares a sync with the checkpoint of the promotion.
         let Err(error) = write(&disk, &store, &mut source, 25) else {
             assert!(fail_from + 10 > calls, "call {fail_from} of {calls} was not noticed");

@@ -1,19 +1,20 @@
 //! A disk in memory that forgets, tears and fails.
 //!
 //! What was not synced is kept apart, sector by sector: a crash image takes any part of it. Names are as volatile as
-//! content until they are synced.
+//! content until they are synced. A sync that fails loses what it was for: the sectors are readable, clean, and not durable,
+//! as with a kernel that drops the pages it could not write.
 
 use std::{
     collections::BTreeMap,
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use parking_lot::Mutex;
-use rand::{Rng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::log::disk::{Disk, SegmentFile};
 
@@ -50,6 +51,56 @@ struct Sim {
     acknowledged: AtomicU64,
     epoch: AtomicU64,
     crashes: Mutex<Option<(StdRng, Vec<Crash>)>>,
+    /// Only the call `fail_at` fails.
+    once: AtomicBool,
+    moments: Mutex<Option<Vec<Moment>>>,
+    /// What the test says of itself at each moment.
+    note: AtomicU64,
+    /// Bytes of the whole disk.
+    size: AtomicU64,
+}
+
+/// The disk just before a sync.
+pub(super) struct Moment {
+    files: BTreeMap<u32, File>,
+    /// See [`SimDisk::note`].
+    pub(super) note: u64,
+}
+
+impl Moment {
+    /// Everything that a crash may leave of what is not synced, as far as order of sectors goes: for every boundary between two
+    /// sectors all before it, all behind it; for every sector all others; each with the old length of the file and the new one, with its
+    /// name and without.
+    pub(super) fn images(&self) -> impl Iterator<Item = BTreeMap<u32, Vec<u8>>> {
+        let dirty: Vec<(u32, usize)> = self
+            .files
+            .iter()
+            .flat_map(|(number, file)| file.dirty.iter().map(|sector| (*number, *sector)))
+            .collect();
+        let count = dirty.len();
+        let unnamed = self.files.values().any(|file| !file.named);
+        let resized = self.files.values().any(|file| file.live_len() != file.durable.len());
+        let mut kept: Vec<(usize, usize, bool)> = (0..=count).map(|to| (0, to, true)).collect();
+        kept.extend((1..count).map(|from| (from, count, true)));
+        kept.extend((1..count.saturating_sub(1)).map(|at| (at, at + 1, false)));
+        let kept = kept.into_iter().flat_map(move |kept| {
+            [(true, true), (true, false), (false, false)]
+                .into_iter()
+                .filter(move |(named, long)| (*named || unnamed) && (*long || resized || !*named))
+                .map(move |(named, long)| (kept, named, long))
+        });
+        kept.map(move |((from, to, inside), named, long)| {
+            let keeps = |at: usize| (from..to).contains(&at) == inside;
+            let present = self.files.iter().filter(|(_, file)| file.named || named);
+            present
+                .map(|(number, file)| {
+                    let sectors =
+                        dirty.iter().enumerate().filter(|(at, (owner, _))| owner == number && keeps(*at));
+                    (*number, file.image(sectors.map(|(_, (_, sector))| *sector), long))
+                })
+                .collect()
+        })
+    }
 }
 
 #[derive(Clone, Default)]
@@ -57,6 +108,8 @@ struct File {
     live: Vec<u8>,
     durable: Arc<Vec<u8>>,
     named: bool,
+    /// The shortest it was since the last sync, if it was cut.
+    cut: Option<usize>,
     /// Sectors that differ from what is durable, perhaps.
     dirty: std::collections::BTreeSet<usize>,
 }
@@ -76,7 +129,45 @@ impl SimDisk {
             acknowledged: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             crashes: Mutex::new(None),
+            once: AtomicBool::new(false),
+            moments: Mutex::new(None),
+            note: AtomicU64::new(0),
+            size: AtomicU64::new(u64::MAX),
         }))
+    }
+
+    /// From now on remembers the moment before each sync.
+    pub(super) fn watch(&self) {
+        *self.0.moments.lock() = Some(Vec::new());
+    }
+
+    pub(super) fn moments(&self) -> Vec<Moment> {
+        self.0.moments.lock().take().unwrap_or_default()
+    }
+
+    /// What is to be remembered with the moments from now on.
+    pub(super) fn note(&self, note: u64) {
+        self.0.note.store(note, Ordering::SeqCst);
+    }
+
+    /// What is durable and nothing else.
+    pub(super) fn durable(&self) -> BTreeMap<u32, Vec<u8>> {
+        self.crash(Left::Nothing, &mut StdRng::seed_from_u64(0))
+    }
+
+    /// The disk has this many bytes from now on.
+    pub(super) fn resize(&self, bytes: u64) {
+        self.0.size.store(bytes, Ordering::SeqCst);
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.0.files.lock().values().map(|file| file.live.len() as u64).sum()
+    }
+
+    /// This call fails, and none after it.
+    pub(super) fn fail_once(&self, call: u64) {
+        self.0.once.store(true, Ordering::SeqCst);
+        self.fail_from(call);
     }
 
     /// From now on keeps crash images of the moment before each sync.
@@ -113,8 +204,10 @@ impl SimDisk {
 
     fn call(&self) -> io::Result<()> {
         let call = self.0.calls.fetch_add(1, Ordering::SeqCst);
-        if call >= self.0.fail_at.load(Ordering::SeqCst) {
-            return Err(io::Error::from_raw_os_error(if call.is_multiple_of(2) {
+        let fail_at = self.0.fail_at.load(Ordering::SeqCst);
+        if call == fail_at || (call > fail_at && !self.0.once.load(Ordering::SeqCst)) {
+            let alone = self.0.once.load(Ordering::SeqCst);
+            return Err(io::Error::from_raw_os_error(if alone || call.is_multiple_of(2) {
                 libc::EIO
             } else {
                 libc::ENOSPC
@@ -134,11 +227,53 @@ impl SimDisk {
                 crashes.push(Crash { files, acknowledged, epoch, left, sync: self.calls() });
             }
         }
+        if let Some(moments) = self.0.moments.lock().as_mut() {
+            let note = self.0.note.load(Ordering::SeqCst);
+            let files = self.0.files.lock().iter().map(|(number, file)| (*number, file.remember())).collect();
+            moments.push(Moment { files, note });
+        }
         Ok(())
     }
 }
 
 impl File {
+    fn live_len(&self) -> usize {
+        if self.live.is_empty() { self.durable.len() } else { self.live.len() }
+    }
+
+    /// The same, without a copy of what is durable.
+    fn remember(&self) -> Self {
+        let clean = self.dirty.is_empty() && self.live.len() == self.durable.len();
+        Self { live: if clean { Vec::new() } else { self.live.clone() }, ..self.shallow() }
+    }
+
+    fn shallow(&self) -> Self {
+        Self {
+            live: Vec::new(),
+            durable: self.durable.clone(),
+            named: self.named,
+            cut: self.cut,
+            dirty: self.dirty.clone(),
+        }
+    }
+
+    /// The file if these sectors of what is not synced were kept, with its new length or what it had.
+    fn image(&self, kept: impl Iterator<Item = usize>, long: bool) -> Vec<u8> {
+        let mut bytes = self.durable.to_vec();
+        for sector in kept {
+            let start = sector * SECTOR;
+            let end = (start + SECTOR).min(self.live.len());
+            if start < end {
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[start..end].copy_from_slice(&self.live[start..end]);
+            }
+        }
+        if long {
+            bytes.resize(self.live_len(), 0);
+        }
+        bytes
+    }
+
     fn crash(&self, left: Left, rng: &mut StdRng) -> Option<Vec<u8>> {
         let share = match left {
             Left::Nothing => 0.0,
@@ -190,6 +325,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn available(&self) -> io::Result<u64> {
+        Ok(self.0.size.load(Ordering::SeqCst).saturating_sub(self.used()))
+    }
+
     fn sync_names(&self) -> io::Result<()> {
         self.on_sync()?;
         self.0.files.lock().values_mut().for_each(|file| file.named = true);
@@ -235,6 +374,9 @@ impl SegmentFile for SimFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.disk.call()?;
+        if len.saturating_sub(self.len()?) > self.disk.available()? {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         self.with(|file| file.live.resize(file.live.len().max(len as usize), 0));
         Ok(())
     }
@@ -243,17 +385,27 @@ impl SegmentFile for SimFile {
         self.disk.call()?;
         self.with(|file| {
             file.live.resize(len as usize, 0);
+            file.cut = Some(file.cut.unwrap_or(usize::MAX).min(len as usize));
             file.dirty.retain(|sector| sector * SECTOR < len as usize);
         });
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.on_sync()?;
+        let synced = self.disk.on_sync();
         self.with(|file| {
-            file.durable = Arc::new(file.live.clone());
+            if synced.is_ok() {
+                let durable = Arc::make_mut(&mut file.durable);
+                durable.truncate(file.cut.unwrap_or(usize::MAX));
+                durable.resize(file.live.len(), 0);
+                for sector in &file.dirty {
+                    let (start, end) = (sector * SECTOR, (sector * SECTOR + SECTOR).min(file.live.len()));
+                    durable[start..end].copy_from_slice(&file.live[start..end]);
+                }
+            }
             file.dirty.clear();
+            file.cut = None;
         });
-        Ok(())
+        synced
     }
 }
