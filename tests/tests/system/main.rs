@@ -5,6 +5,7 @@ mod cost;
 mod databases;
 mod durability;
 mod fencing;
+mod full;
 mod groups;
 mod harness;
 mod healing;
