@@ -16,10 +16,10 @@ pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
     ask(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
 }
 
-/// POSTs `body` to `path`: status code and body of the answer; `None` if nobody answers.
+/// POSTs a JSON document to `path`: status code and body of the answer; `None` if nobody answers.
 pub fn post(address: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let head = format!(
-        "POST {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}",
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}",
         body.len()
     );
     ask(address, &format!("{head}\r\n\r\n{body}"))

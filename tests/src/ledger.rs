@@ -103,11 +103,6 @@ impl Ledger {
         self.len() == 0
     }
 
-    /// When the last transaction was acknowledged.
-    pub fn end_ns(&self) -> u64 {
-        self.0.iter().flatten().map(|commit| commit.acked_ns).max().expect("something was committed")
-    }
-
     /// What is wrong with the counters of a copy that claims the instant `cut_ns`. A commit is promised `slack` after its
     /// acknowledgement: zero for a database that writes before it acknowledges.
     pub fn judge(&self, held: &[u64], cut_ns: u64, slack: Duration) -> Vec<String> {

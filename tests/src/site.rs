@@ -358,9 +358,21 @@ impl Sidecar {
     /// Waits until a point is durable that covers everything done before this call, and returns it. A marker file is
     /// rewritten in the volume, so that there is a change to cut.
     pub fn settle(&mut self, limit: Duration) -> Ack {
-        let now = wait::now_ns();
-        fs::write(self.dir.join(".marker"), now.to_string()).expect("the volume is writable");
-        self.covered(now, limit)
+        fs::write(self.dir.join(".marker"), wait::now_ns().to_string()).expect("the volume is writable");
+        self.caught_up(limit)
+    }
+
+    /// Waits until a point is durable that covers everything done before this call, and returns it. The sidecar is asked:
+    /// times alone do not tell, because a cut whose drain began just before a write may have the write in it, and
+    /// nothing is cut after it while nothing changes.
+    pub fn caught_up(&mut self, limit: Duration) -> Ack {
+        wait::until("a durable point that covers this moment", limit, || {
+            self.process.must_run();
+            let (code, answer) = http::post(&self.http, "/checkpoint", r#"{"wait_ms": 1000}"#)?;
+            let answer: Value = serde_json::from_str(&answer).ok()?;
+            let point = answer["point"].as_str().filter(|_| code == 200)?;
+            self.acks().into_iter().rev().find(|ack| ack.id.to_string() == point)
+        })
     }
 
     /// Waits until a point is durable whose cut is not before `time_ns`.

@@ -29,7 +29,7 @@ fn an_idle_volume_of_100_000_files_costs_no_reads_and_hardly_any_processor() {
     }
     let receiver = site.receiver();
     let mut sidecar = site.sidecar(&receiver, &volume).tracker(Tracker::Auto).start();
-    sidecar.covered(wait::now_ns(), 4 * SOON);
+    sidecar.caught_up(4 * SOON);
     // Change times are recorded once they are old enough; then there is nothing left to do.
     let mut points = (0, std::time::Instant::now());
     wait::until_true("no more points", 4 * SOON, || {

@@ -32,7 +32,7 @@ use tidelock_tests::{
     needs::{self, Need},
     paths::{self, Cell, Step, cells},
     site::{Sidecar, Site, Tracker, VOLUME},
-    wait::{SOON, now_ns},
+    wait::SOON,
 };
 
 const BUSY_ROUNDS: usize = 2;
@@ -208,10 +208,9 @@ const MARKER: &str = "marker";
 /// event that is never left out.
 fn settle(sidecar: &mut Sidecar, volume: &Path) -> PointId {
     let marker = volume.join(MARKER);
-    let now = now_ns();
     let mode = fs::metadata(&marker).expect("made before").permissions().mode() ^ 0o011;
     fs::set_permissions(&marker, fs::Permissions::from_mode(mode)).expect("it is ours");
-    sidecar.covered(now, SOON).id
+    sidecar.caught_up(SOON).id
 }
 
 fn prepare(cell: &Cell, dir: &Path) -> Step {

@@ -75,7 +75,7 @@ impl Story {
             sidecar.acks().iter().filter(|ack| ack.id >= first.id).count() >= self.points()
         });
         let ledger = load.finish(LENGTH);
-        sidecar.covered(ledger.end_ns(), SETTLE);
+        sidecar.caught_up(SETTLE);
         let points: Vec<Ack> = sidecar.acks().into_iter().filter(|ack| ack.id >= first.id).collect();
         let mut rng = StdRng::seed_from_u64(wait::now_ns());
         let chosen: Vec<&Ack> = points.choose_multiple(&mut rng, self.points()).collect();
