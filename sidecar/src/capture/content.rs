@@ -17,13 +17,13 @@ pub(crate) struct Segment {
 
 /// Waits until every change whose event was queued while its writer held the inode's lock has had its effect.
 ///
-/// xfs takes the lock for every buffered read, so one byte read suffices there; ext4 takes it for `SEEK_HOLE`: at the
+/// xfs takes the lock for every buffered read, also for one beyond the end, which reads nothing; ext4 takes it for `SEEK_HOLE`: at the
 /// largest offset the call costs a lock and an error instead of a walk over the extents. btrfs answers before it locks
 /// there, and anywhere in an empty file, but takes the lock to tell the first extent. All are done whatever the file
 /// system is: together they cost about a microsecond.
 pub(crate) fn barrier(fd: BorrowedFd<'_>) {
     let mut byte = [0];
-    let _ = pread(fd, &mut byte, 0);
+    let _ = pread(fd, &mut byte, i64::MAX.cast_unsigned() - 1);
     let _ = seek(fd, SeekFrom::Hole(i64::MAX.cast_unsigned()));
     first_extent(fd);
 }

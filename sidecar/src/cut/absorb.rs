@@ -61,8 +61,16 @@ impl Engine {
                 }
             }
             Event::Size { inode } => {
-                if let Some(id) = self.stage.at_inode(inode) {
-                    self.suspect(id);
+                // What is beyond the size in the tree is compared when the new one is known.
+                if let Some(id) = self.stage.at_inode(inode).filter(|id| self.is_file(*id)) {
+                    self.dirty.file(id).times = true;
+                }
+            }
+            Event::Cut { inode, size } => {
+                if let Some(id) = self.stage.at_inode(inode).filter(|id| self.is_file(*id)) {
+                    let dirt = self.dirty.file(id);
+                    dirt.times = true;
+                    dirt.suspect.insert(size, u64::MAX);
                 }
             }
             Event::Mapped { inode } => {
@@ -149,9 +157,9 @@ impl Engine {
     pub(super) fn recognise_root(&mut self) -> Result<(), CutError> {
         let found = Found::of(self.volume.root()).map_err(crate::capture::CaptureError::from)?;
         if self.stage.identity(FileId::ROOT) != Some(found.identity()) {
-            let meta = found.meta(self.settled_before());
-            self.stage.apply(Op::SetMeta { id: FileId::ROOT, meta })?;
-            self.note_unsettled(FileId::ROOT, found.ctime());
+            let settled_before = self.settled_before();
+            self.stage.apply(Op::SetMeta { id: FileId::ROOT, meta: found.meta(settled_before) })?;
+            self.note_unsettled(FileId::ROOT, found.ctime(), settled_before);
         }
         Ok(())
     }

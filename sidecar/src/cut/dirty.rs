@@ -37,8 +37,16 @@ pub(crate) struct FileDirt {
     pub(crate) compare: bool,
     /// Size and times, after a change of bytes that are announced elsewhere.
     pub(crate) times: bool,
-    /// Its change time, as it was when the inode was last captured, is to be recorded now that it has settled.
-    pub(crate) settle: Option<Timestamp>,
+    /// Its change time, as it was when the inode was last captured, is to be recorded if it has settled.
+    pub(crate) settle: Option<Seen>,
+}
+
+/// A change time of an inode, as it was seen after a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) ctime: Timestamp,
+    /// It was so old that whatever began afterwards has another one.
+    pub(crate) settled: bool,
 }
 
 impl FileDirt {

@@ -11,12 +11,12 @@ use rustix::io::Errno;
 use tidelock_proto::{
     FileId, Tree,
     point::Consistency,
-    tree::{Meta, Name, Timestamp},
+    tree::{Name, Timestamp},
 };
 
 use super::{
     CutError, conditions,
-    dirty::{Dirty, EntryHint, FileDirt},
+    dirty::{Dirty, EntryHint, FileDirt, Seen},
     stage::Stage,
 };
 use crate::limits::{CTIME_SETTLES_AFTER, ENTRIES_PER_STEP, MAPPED_INODES_MAX, SLICE_BYTES};
@@ -66,8 +66,8 @@ pub(crate) struct Engine {
     pub(super) listed: HashSet<FileId>,
     /// Directories the kernel refused to watch.
     pub(super) unwatched: BTreeSet<FileId>,
-    /// Inodes whose change time was too young to be recorded when they were captured, with when that was and the time.
-    pub(super) unsettled: BTreeMap<FileId, (Instant, Timestamp)>,
+    /// Inodes whose change time could not be recorded when they were captured, with when that was and the time.
+    pub(super) unsettled: BTreeMap<FileId, (Instant, Seen)>,
     /// The root was found gone.
     pub(super) root_gone: bool,
     /// Looks for what the sources missed. Off until it is told its rate.
@@ -225,22 +225,25 @@ impl Engine {
         !self.exact() && !self.unwatched.is_empty()
     }
 
-    /// The attributes of an inode as the tree shall have them.
-    pub(super) fn meta_of(&self, id: FileId, found: &Found, whole: bool) -> Meta {
-        let recorded = self.stage.get(id).map(|inode| inode.meta.origin.ctime);
-        if whole || recorded == Some(found.ctime()) || !(self.is_file(id) && self.may_hide_changes()) {
-            found.meta(self.settled_before())
-        } else {
-            found.meta(Timestamp::default())
-        }
+    /// Whether a change time may be recorded, so that later comparisons take the inode for captured while it has it: all
+    /// that was changed under it is in the tree, or will be announced. That is so if all bytes are read now, after the
+    /// barrier; or if it was seen settled before the last drain, which told of no loss (see "After a loss" in [`super`]).
+    pub(super) fn is_sure(&self, id: FileId, found: &Found, whole: bool, seen: Option<Seen>) -> bool {
+        let ctime = found.ctime();
+        let recorded = self.stage.get(id).is_some_and(|inode| inode.meta.origin.ctime == ctime);
+        let settled = seen == Some(Seen { ctime, settled: true }) && !self.may_hide_changes();
+        whole || recorded || settled || !self.is_file(id)
     }
 
     /// Remembers to record the change time once it has settled.
-    pub(super) fn note_unsettled(&mut self, id: FileId, ctime: Timestamp) {
+    pub(super) fn note_unsettled(&mut self, id: FileId, ctime: Timestamp, settled_before: Timestamp) {
         let unsettled =
             self.stage.get(id).is_some_and(|inode| inode.meta.origin.ctime == Timestamp::default());
         if unsettled && !self.has_blind_spots() {
-            self.unsettled.insert(id, (Instant::now(), ctime));
+            let seen = Seen { ctime, settled: ctime < settled_before };
+            self.unsettled.insert(id, (Instant::now(), seen));
+        } else {
+            self.unsettled.remove(&id);
         }
     }
 
@@ -254,8 +257,8 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect();
         for id in settled {
-            if let Some((_, ctime)) = self.unsettled.remove(&id) {
-                self.dirty.file(id).settle = Some(ctime);
+            if let Some((_, seen)) = self.unsettled.remove(&id) {
+                self.dirty.file(id).settle = Some(seen);
             }
         }
     }

@@ -6,10 +6,15 @@ use rustix::{fs::OFlags, io::Errno};
 use tidelock_proto::{
     FileId, Op,
     limits::PIECES_PER_OP_MAX,
-    tree::{ChunkRef, Content, Extent, ExtentMap, Piece},
+    tree::{ChunkRef, Content, Extent, ExtentMap, Piece, Timestamp},
 };
 
-use super::{CutError, dirty::FileDirt, engine::Engine, ranges::RangeSet};
+use super::{
+    CutError,
+    dirty::{FileDirt, Seen},
+    engine::Engine,
+    ranges::RangeSet,
+};
 use crate::capture::{
     CaptureError, Found, Segment, barrier, data_segments, read_at, read_xattrs, write_back,
 };
@@ -49,16 +54,15 @@ impl Engine {
                 return Ok(0);
             }
         };
-        let settle = dirt.settle.take().filter(|_| !dirt.is_announced());
-        if settle.is_some_and(|seen| is_file && seen != found.ctime()) {
+        dirt.settle = dirt.settle.take().filter(|_| !dirt.is_announced());
+        if dirt.settle.is_some_and(|seen| is_file && seen.ctime != found.ctime()) {
             // Changed since, and nothing says how: a change time that is not recorded has the next scan look.
             return Ok(0);
         }
         if std::mem::take(&mut dirt.compare) && is_file && self.differs(id, &found) {
             dirt.suspect_all();
         }
-        let read = is_file && !(dirt.changed.is_empty() && dirt.suspect.is_empty() && !dirt.write_back);
-        match self.capture_open(id, &fd, &found, &mut dirt, read) {
+        match self.capture_open(id, &fd, &found, &mut dirt) {
             Ok(bytes) => {
                 if !dirt.changed.is_empty() || !dirt.suspect.is_empty() {
                     self.dirty.put_back(id, dirt);
@@ -95,19 +99,13 @@ impl Engine {
         fd: &OwnedFd,
         found: &Found,
         dirt: &mut FileDirt,
-        read: bool,
     ) -> Result<u64, CutError> {
-        let file = matches!(self.stage.get(id).map(|inode| &inode.content), Some(Content::File(_)));
-        let mut found = *found;
-        let whole = dirt.suspect.covers(0, u64::MAX);
-        if read {
-            if dirt.write_back || self.is_mapped(found.identity().inode) {
-                write_back(fd.as_fd(), 0, u64::MAX);
-                dirt.write_back = false;
-            }
+        let (mut found, mut bytes) = (*found, 0);
+        let (whole, seen) = (dirt.suspect.covers(0, u64::MAX), dirt.settle.take());
+        // A change time from before this, seen after the barrier, is of no write that is still under way.
+        let settled_before = self.settled_before();
+        if self.is_file(id) {
             barrier(fd.as_fd());
-        }
-        if file {
             // Looked at after the barrier and before the bytes: a later change has a later event.
             found = found.again(fd.as_fd()).map_err(CaptureError::from)?;
             let before = self.capture_size(id, found.size())?;
@@ -115,13 +113,19 @@ impl Engine {
             if !dirt.changed.covers(before - before % PAGE_BYTES, found.size()) {
                 dirt.suspect.insert(before, found.size());
             }
-        }
-        let mut bytes = 0;
-        if read {
+            let read = !(dirt.changed.is_empty() && dirt.suspect.is_empty());
+            if dirt.write_back || (read && self.is_mapped(found.identity().inode)) {
+                write_back(fd.as_fd(), 0, u64::MAX);
+                dirt.write_back = false;
+            }
             bytes += self.capture_changed(id, fd.as_fd(), found.size(), &mut dirt.changed)?;
             bytes += self.capture_suspect(id, fd.as_fd(), found.size(), &mut dirt.suspect, bytes)?;
         }
-        self.capture_attributes(id, fd.as_fd(), &found, whole, dirt)?;
+        self.capture_meta(id, &found, whole, seen, settled_before)?;
+        dirt.times = false;
+        if std::mem::take(&mut dirt.attributes) {
+            self.capture_xattrs(id, fd.as_fd())?;
+        }
         Ok(bytes)
     }
 
@@ -134,25 +138,29 @@ impl Engine {
         Ok(before)
     }
 
-    fn capture_attributes(
+    fn capture_meta(
         &mut self,
         id: FileId,
-        fd: BorrowedFd<'_>,
         found: &Found,
         whole: bool,
-        dirt: &mut FileDirt,
+        seen: Option<Seen>,
+        settled_before: Timestamp,
     ) -> Result<(), CutError> {
-        let Some(inode) = self.stage.get(id) else { return Ok(()) };
-        let (before, xattrs_before) = (inode.meta, std::mem::take(&mut dirt.attributes));
-        let xattrs = xattrs_before.then(|| read_xattrs(fd)).transpose().map_err(CaptureError::from)?;
-        let xattrs = xattrs.filter(|xattrs| *xattrs != inode.xattrs);
-        dirt.times = false;
-        let meta = self.meta_of(id, found, whole);
+        let Some(before) = self.stage.get(id).map(|inode| inode.meta) else { return Ok(()) };
+        let meta = match self.is_sure(id, found, whole, seen) {
+            true => found.meta(settled_before),
+            false => found.meta(Timestamp::default()),
+        };
         if meta != before {
             self.stage.apply(Op::SetMeta { id, meta })?;
         }
-        self.note_unsettled(id, found.ctime());
-        if let Some(xattrs) = xattrs {
+        self.note_unsettled(id, found.ctime(), settled_before);
+        Ok(())
+    }
+
+    fn capture_xattrs(&mut self, id: FileId, fd: BorrowedFd<'_>) -> Result<(), CutError> {
+        let xattrs = read_xattrs(fd).map_err(CaptureError::from)?;
+        if self.stage.get(id).is_some_and(|inode| inode.xattrs != xattrs) {
             self.stage.apply(Op::SetXattrs { id, xattrs })?;
         }
         Ok(())

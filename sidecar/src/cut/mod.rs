@@ -70,10 +70,18 @@
 //!
 //! A loss is announced by the drain that would have found what was lost, so no commit before it is touched, and every later
 //! change has its event. The scan that follows compares each file by size and change time, then by content. A change time
-//! moves before a write raises its event, so what was lost moved it. The comparison is not deceived as long as no
-//! capture records a newer change time before the scan has come to the file; so while a scan lasts none is recorded but
-//! with the whole content (`Engine::meta_of`), and one that settles later is recorded only if it is still the one that
-//! was seen with the content.
+//! moves before a write raises its event, so what was lost moved it. The comparison is not deceived as long as no change time
+//! is recorded under which something was lost. A write moves it once, when it begins, and may then go on for seconds (a large
+//! one, or one that has to wait for the disk) and raise its events all that time. So it is recorded (`Engine::is_sure`) either
+//!
+//! - with the whole content: it was seen after the barrier, which waits for the writes under way, and before the bytes; and it was
+//!   older than a second when the barrier began, so whatever began later has another one;
+//! - or at the second look: at the first, after the barrier, it was older than a second, so every write under it had returned and
+//!   queued its events; between the two looks there was a drain, which would have told of a loss; at the second look it
+//!   is still the same, so nothing began since. While a scan lasts this is not enough, because the loss may be older.
+//!
+//! Direct writes share the lock, so the barrier does not wait for them. One that its device holds up for more than a second,
+//! and whose completion is then lost, could be missed until the scrub finds it.
 //!
 //! # Limits
 //!

@@ -18,7 +18,7 @@ use rustix::{
 };
 use tidelock_proto::{
     FileId, Op,
-    tree::{Content, Kind, Name},
+    tree::{Content, Kind, Name, Timestamp},
 };
 
 use super::{CutError, dirty::EntryHint, engine::Engine};
@@ -226,8 +226,13 @@ impl Engine {
         };
         let id = self.stage.tree().next_id();
         let xattrs = read_xattrs(node.as_fd()).map_err(CaptureError::from)?;
-        self.stage.apply(Op::Create { id, kind, meta: found.meta(self.settled_before()) })?;
-        self.note_unsettled(id, found.ctime());
+        // A file's is recorded with its bytes.
+        let settled_before = match kind {
+            Kind::File => Timestamp::default(),
+            _ => self.settled_before(),
+        };
+        self.stage.apply(Op::Create { id, kind, meta: found.meta(settled_before) })?;
+        self.note_unsettled(id, found.ctime(), settled_before);
         if !xattrs.is_empty() {
             self.stage.apply(Op::SetXattrs { id, xattrs })?;
         }

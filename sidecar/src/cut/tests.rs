@@ -3,6 +3,7 @@
 
 mod excluded;
 mod healing;
+mod sizes;
 
 use std::{
     fs,
@@ -37,7 +38,11 @@ impl Rig {
     }
 
     fn within(tracker: TrackerChoice, limits: &WatchLimits) -> Self {
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        Self::below(Path::new("/var/tmp"), tracker, limits)
+    }
+
+    fn below(parent: &Path, tracker: TrackerChoice, limits: &WatchLimits) -> Self {
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let volume = Volume::open(dir.path()).unwrap();
         let watcher = Watcher::open(volume.root(), tracker, limits).unwrap();
         let config = SessionConfig {

@@ -20,11 +20,14 @@ pub enum Event {
     Content { dir: FileId, name: Box<[u8]>, closed_write: bool },
     /// Exact source only: these bytes of `inode` may have changed. `len` is [`TO_END`] when the range has no end.
     Range { inode: u64, offset: u64, len: u64 },
+    /// Exact source only: `inode` was, or is about to be, cut short to `size` bytes. What it had from there on is gone; if
+    /// it has grown again it has holes there, or what was written since.
+    Cut { inode: u64, size: u64 },
     /// Exact source only: `inode` is, or may be, mapped for shared writing. From now on its pages must be written back
     /// (`sync_file_range`) before they are read, and the whole file must be written back and verified once, now.
     /// Sent once, until the inode leaves the kernel's memory and is mapped anew.
     Mapped { inode: u64 },
-    /// Exact source only: `inode` may have changed in size, or in where its holes are.
+    /// Exact source only: `inode` may have grown. Below its former size nothing changed that another event does not tell.
     Size { inode: u64 },
     /// The watched directory itself was deleted or moved, or its filesystem unmounted. It may still be watched (after
     /// a move) or not (all else).

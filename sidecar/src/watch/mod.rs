@@ -23,6 +23,8 @@ pub use event::{Event, LostReason, TO_END};
 pub use inotify::InotifySource;
 pub use limits::{RING_MIN_BYTES, WatchLimits};
 pub use ranges::RangeSource;
+#[cfg(test)]
+pub(crate) use tests::MountedVolume;
 pub use watcher::{Tracker, TrackerChoice, Watcher, wait_any};
 
 /// Something that queues events.

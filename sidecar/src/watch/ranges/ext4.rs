@@ -31,7 +31,14 @@ pub(super) const TRACEPOINTS: &[Spec] = &[
     bytes("ext4/ext4_zero_range", "offset", "len"),
     from("ext4/ext4_collapse_range"),
     from("ext4/ext4_insert_range"),
-    size("ext4/ext4_truncate_enter"),
+    // Says neither the former size nor the new one.
+    Spec {
+        event: "ext4/ext4_truncate_enter",
+        meaning: Meaning::Cut { inode: "ino", size: None },
+        filter: Filter::Device("dev"),
+        need: Need::Required,
+        wakes: false,
+    },
     size("ext4/ext4_fallocate_enter"),
     size("ext4/ext4_zero_range"),
     size("ext4/ext4_collapse_range"),

@@ -17,7 +17,7 @@
 //! is at least two drains old: a drain finds every event queued before it began, so an eviction found in drain `n` that
 //! happened before a sign found in drain `m` would have been found by drain `m + 1`; for `n ≥ m + 2` the sign came first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -31,6 +31,7 @@ use super::folio::Folios;
 pub(super) enum Fact {
     Bytes { thread: u32, inode: u64, start: u64, end: u64 },
     Size { thread: u32, inode: u64 },
+    Cut { thread: u32, inode: u64, size: u64 },
     DirectBegin { inode: u64 },
     DirectEnd { inode: u64, start: u64, end: u64 },
     Dirty { thread: u32, inode: u64, page: u64 },
@@ -71,6 +72,8 @@ pub(super) struct Interpreter {
     doubts: Vec<Fact>,
     newly_mapped: Vec<u64>,
     sizes: Vec<u64>,
+    /// The least size that each inode was cut to.
+    cuts: BTreeMap<u64, u64>,
     ranges: Ranges,
 }
 
@@ -106,6 +109,7 @@ impl Interpreter {
             doubts: Vec::new(),
             newly_mapped: Vec::new(),
             sizes: Vec::new(),
+            cuts: BTreeMap::new(),
             ranges: Ranges::default(),
         }
     }
@@ -122,6 +126,11 @@ impl Interpreter {
                 if self.sizes.last() != Some(&inode) {
                     self.sizes.push(inode);
                 }
+            }
+            Fact::Cut { thread, inode, size } => {
+                self.remember_write(thread, Write { inode, start: 0, end: u64::MAX });
+                let least = self.cuts.entry(inode).or_insert(size);
+                *least = size.min(*least);
             }
             Fact::DirectBegin { inode } => self.remember_direct(inode),
             Fact::DirectEnd { .. } | Fact::Dirty { .. } => {
@@ -171,6 +180,8 @@ impl Interpreter {
         self.sizes.dedup();
         events.extend(self.newly_mapped.drain(..).map(|inode| Event::Mapped { inode }));
         events.extend(self.sizes.drain(..).map(|inode| Event::Size { inode }));
+        let cuts = std::mem::take(&mut self.cuts);
+        events.extend(cuts.into_iter().map(|(inode, size)| Event::Cut { inode, size }));
         self.ranges.drain_into(events);
         self.writes.clear();
         self.drain += 1;
@@ -354,8 +365,19 @@ mod tests {
     fn facts_of_one_inode_are_few_events() {
         let mut interpreter = interpreter(Stores::AreReported, 8);
         let size = Fact::Size { thread: 1, inode: 9 };
-        let facts = [size, write(1, 0, 10), Fact::Size { thread: 1, inode: 3 }, size, write(2, 10, 20)];
+        let cut = |size| Fact::Cut { thread: 1, inode: 9, size };
+        let facts = [
+            size,
+            write(1, 0, 10),
+            Fact::Size { thread: 1, inode: 3 },
+            cut(70),
+            cut(50),
+            size,
+            write(2, 10, 20),
+            cut(60),
+        ];
         let events = drain(&mut interpreter, &[&facts]);
-        assert_eq!(events, [Event::Size { inode: 3 }, Event::Size { inode: 9 }, range(0, 20)]);
+        let cut = Event::Cut { inode: 9, size: 50 };
+        assert_eq!(events, [Event::Size { inode: 3 }, Event::Size { inode: 9 }, cut, range(0, 20)]);
     }
 }

@@ -22,7 +22,7 @@
 //! | the same by `libaio`, for which inotify says nothing | the same | the same | `writeback_dirty_folio`: after the copy, *before* a new size; inode lock |
 //! | direct write, also by io_uring and `libaio` | `iomap_dio_complete`: *after*, size included, in whatever thread completes it (`iomap_iter` tells writes from reads) | the same | the same; with checksums it goes through the page cache, as above |
 //! | store through a mapping; a read, or another process, that stores into one | `writeback_dirty_folio`: *before* the store, under the folio's lock, which is held until the page is writable | `xfs_write_fault`, `writeback_dirty_folio`: the same | `writeback_dirty_folio`: the same |
-//! | truncate, shrinking | `ext4_truncate_enter`: *after* the size, before blocks go; inode lock | `xfs_setattr`: *before*; iolock, exclusive; partial block: `iomap_zero_iter` | `IN_MODIFY`: *after* |
+//! | truncate, shrinking | `ext4_truncate_enter`, which names no size: all; *after* the size, before blocks go; inode lock | `xfs_itruncate_extents_start`: all from the new size on; *after* the size, before blocks go (`xfs_bunmap`); iolock, exclusive | `IN_MODIFY`: *after* |
 //! | truncate, growing | **none**: only inotify, *after* | `xfs_setattr`: *before*; iolock, exclusive | `IN_MODIFY`: *after* |
 //! | `fallocate`, extending | `ext4_fallocate_enter`: *before*; inode lock | `xfs_alloc_file_space`, `xfs_setattr`: *before*; iolock, exclusive | `IN_MODIFY`: *after* |
 //! | `fallocate`, keeping the size, or in a hole | no byte changes | no byte changes | no byte changes |
@@ -31,11 +31,22 @@
 //! | collapse, insert | `ext4_collapse_range`, `ext4_insert_range`: all from the offset on; *before*; inode lock | `xfs_collapse_file_space`, `xfs_insert_file_space`: the whole file; *before*; iolock, exclusive | refused |
 //! | `FICLONE`, `FICLONERANGE`, `copy_file_range` of whole blocks | refused, and copied as `write` does | `xfs_reflink_remap_range`: *before*; both iolocks, exclusive | `IN_MODIFY`: *after* |
 //! | `FIDEDUPERANGE` | refused | as a reflink; no byte changes | no byte changes |
-//! | exchange ranges | – | `xfs_exchrange_mappings`, `xfs_swap_extent_before`: *before*; both iolocks, exclusive; not tried | – |
+//! | exchange ranges | – | `xfs_exchrange_mappings`, `xfs_swap_extent_before`: both files whole; *before*; both iolocks, exclusive; not tried | – |
 //! | rename over, exchange, link, unlink, `O_TMPFILE` and `linkat`, directories with what is below them | inotify, *after*; bytes by inode number, whatever the name | the same | inotify, *after*; bytes by the name used, or by inode number |
 //! | metadata: mode, owner, xattrs | inotify, *after* | inotify, *after* | inotify, *after* |
 //!
-//! A size that grew changes all bytes from the old size on, whether or not a range says so.
+//! # Sizes
+//! No record says what a size became in the end; whoever captures looks. What the tree must know besides is which bytes of
+//! its own are no longer true:
+//!
+//! - A file that grew has the same bytes below its former size, and none of them is read for it ([`Event::Size`] only has the
+//!   size looked at, after the lock). All bytes from the tree's size up to the new one are compared, whether or not a range
+//!   says so: a hole there, or allocated space that nobody wrote, costs no read.
+//! - A file that was cut short and grew again looks as if nothing had happened to its size. So a cut is told with the size
+//!   that it left ([`Event::Cut`], the least of a drain), and all from there on is compared, as far as the file reaches by then.
+//!   xfs names that size. It also cuts what was allocated beyond the end when a file is closed, at the size it has: nothing
+//!   to compare. ext4 does not name it, so a file that is cut short is compared as a whole.
+//! - `xfs_setattr` fires for every change of attributes; it counts as growth, which costs a look.
 //!
 //! # btrfs
 //! No tracepoint of btrfs names the bytes that change. `btrfs_set_extent_bit` comes nearest: it fires for every range that
@@ -109,8 +120,11 @@ mod tracepoint;
 mod xfs;
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
 
 use self::device::{Device, Filesystem};
 use self::folio::Folios;
@@ -133,6 +147,8 @@ pub struct RangeSource {
     decoders: Vec<(u16, Vec<usize>)>,
     limits: WatchLimits,
     cpus: Vec<Cpu>,
+    /// Readable, once, after an event that wakes.
+    wakeups: Option<OwnedFd>,
     online: String,
     online_checked: Instant,
     interpreter: Interpreter,
@@ -177,6 +193,7 @@ impl RangeSource {
             decoders,
             limits: limits.clone(),
             cpus: Vec::new(),
+            wakeups: None,
             online: String::new(),
             online_checked: Instant::now(),
             interpreter: Interpreter::new(Folios::here(), stores, limits),
@@ -223,6 +240,7 @@ impl RangeSource {
             }
         };
         self.online = online;
+        self.wakeups = Some(wakeups(&self.cpus).map_err(Unavailable::io("epoll"))?);
         self.cpus.iter().flat_map(|cpu| &cpu.events).try_for_each(PerfEvent::enable)
     }
 
@@ -268,7 +286,7 @@ impl Source for RangeSource {
     }
 
     fn pollable(&self) -> Vec<BorrowedFd<'_>> {
-        self.cpus.iter().filter_map(|cpu| cpu.events.first()).map(AsFd::as_fd).collect()
+        self.wakeups.iter().map(AsFd::as_fd).collect()
     }
 }
 
@@ -329,6 +347,15 @@ impl Cpu {
             }
         }
     }
+}
+
+/// One descriptor for the rings of all CPUs, of which there may be hundreds.
+fn wakeups(cpus: &[Cpu]) -> io::Result<OwnedFd> {
+    let all = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for event in cpus.iter().filter_map(|cpu| cpu.events.first()) {
+        epoll::add(&all, event, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    }
+    Ok(all)
 }
 
 fn ring_bytes(limits: &WatchLimits, cpus: usize) -> usize {

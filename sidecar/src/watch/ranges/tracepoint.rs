@@ -56,8 +56,10 @@ pub(super) enum Meaning {
     From { inode: &'static str, offset: &'static str },
     /// All bytes change.
     Whole { inode: &'static str },
-    /// The size, or where the holes are, changes. Dirties pages in the same thread.
+    /// The size may grow. Dirties pages in the same thread.
     Size { inode: &'static str },
+    /// The file is cut short, to `size` if the record says so. Dirties pages in the same thread.
+    Cut { inode: &'static str, size: Option<&'static str> },
     /// A direct write begins.
     DirectBegin { inode: &'static str },
     /// A direct read or write of the `length` bytes before `end` is complete.
@@ -126,6 +128,7 @@ impl Tracepoint {
                 (inode, Some(offset), Some(length))
             }
             Meaning::DirectEnd { inode, end, length } => (inode, Some(end), Some(length)),
+            Meaning::Cut { inode, size } => (inode, size, None),
             Meaning::From { inode, offset: first } | Meaning::Dirty { inode, page: first } => {
                 (inode, Some(first), None)
             }
@@ -173,6 +176,8 @@ impl Tracepoint {
             Meaning::From { .. } => bytes(first, u64::MAX),
             Meaning::Whole { .. } => bytes(0, u64::MAX),
             Meaning::Size { .. } => Fact::Size { thread, inode },
+            // Unnamed, it may be anything.
+            Meaning::Cut { .. } => Fact::Cut { thread, inode, size: first },
             Meaning::DirectBegin { .. } => Fact::DirectBegin { inode },
             // A failed call may have written something, and where it ended is not known.
             Meaning::DirectEnd { .. } => match i64::try_from(second) {

@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 
 use tidelock_proto::FileId;
 
+pub(crate) use self::volume::Volume as MountedVolume;
 use self::volume::Volume;
 use super::{Event, TrackerChoice, WatchLimits, Watcher};
 

@@ -9,15 +9,15 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// A mounted filesystem.
-pub(super) struct Volume {
-    pub(super) kind: &'static str,
+pub(crate) struct Volume {
+    pub(crate) kind: &'static str,
     mount: PathBuf,
     _directory: TempDir,
 }
 
 impl Volume {
     /// Makes and mounts one; `None`, with the reason printed, where that is not possible. Under CI it must be.
-    pub(super) fn mount(kind: &'static str) -> Option<Self> {
+    pub(crate) fn mount(kind: &'static str) -> Option<Self> {
         match Self::try_mount(kind) {
             Ok(volume) => Some(volume),
             Err(why) if std::env::var_os("CI").is_some() => panic!("{kind} cannot be mounted: {why}"),
@@ -38,16 +38,16 @@ impl Volume {
         Ok(Self { kind, mount, _directory: directory })
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.mount.join(name)
     }
 
-    pub(super) fn open_directory(&self, name: &str) -> OwnedFd {
+    pub(crate) fn open_directory(&self, name: &str) -> OwnedFd {
         File::open(self.path(name)).expect("the directory exists").into()
     }
 
     /// Writes everything back, so that every page is clean.
-    pub(super) fn sync(&self) {
+    pub(crate) fn sync(&self) {
         rustix::fs::syncfs(self.open_directory(".").as_fd()).expect("the filesystem is sound");
     }
 }
@@ -69,12 +69,12 @@ fn run<'a>(program: &str, arguments: impl IntoIterator<Item = &'a OsStr>) -> Res
 }
 
 /// A temporary directory on whatever filesystem this machine has.
-pub(super) fn directory() -> (TempDir, OwnedFd) {
+pub(crate) fn directory() -> (TempDir, OwnedFd) {
     let directory = TempDir::new().expect("there is room");
     let fd = open(directory.path());
     (directory, fd)
 }
 
-pub(super) fn open(path: &Path) -> OwnedFd {
+pub(crate) fn open(path: &Path) -> OwnedFd {
     File::open(path).expect("it exists").into()
 }

@@ -1,0 +1,137 @@
+//! Files that change in size: what the events announce, and what it costs to read.
+
+use std::{
+    fs::File,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::*;
+use crate::{capture::barrier, watch::MountedVolume};
+
+/// Runs a test on ext4 and on xfs with exact ranges, where they are to be had.
+fn on_each(test: impl Fn(&mut Rig, &str)) {
+    for kind in ["ext4", "xfs"] {
+        let Some(volume) = MountedVolume::mount(kind) else { return };
+        let mut rig = Rig::below(&volume.path("."), TrackerChoice::Exact, &WatchLimits::default());
+        test(&mut rig, kind);
+    }
+}
+
+fn create(path: &Path, flags: i32) -> File {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).custom_flags(flags).open(path).unwrap()
+}
+
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
+#[test]
+fn a_file_that_grows_is_read_where_it_grew() {
+    const FILE_BYTES: u64 = 64 << 20;
+    on_each(|rig, kind| {
+        let path = rig.root.join("file");
+        let file = create(&path, 0);
+        for mib in 0..FILE_BYTES >> 20 {
+            file.write_all_at(&[mib as u8 + 1; 1 << 20], mib << 20).unwrap();
+        }
+        rig.settle();
+        let mut size = FILE_BYTES;
+        let mut grow = |what: &str, most: u64, step: &dyn Fn(u64)| {
+            let before = rig.engine.status.counters.read_bytes.get();
+            for _ in 0..1000 {
+                step(size);
+                size += 4096;
+                rig.settle();
+            }
+            let read = rig.engine.status.counters.read_bytes.get() - before;
+            assert!(read <= most, "{what} on {kind}: {read} bytes were read");
+        };
+        let whole = FallocateFlags::empty();
+        grow("fallocate", 1 << 20, &|at| fallocate(file.as_fd(), whole, at, 4096).unwrap());
+        let direct = create(&path, libc::O_DIRECT);
+        grow("O_DIRECT", 8 << 20, &|at| direct.write_all_at(&Page([at as u8; 4096]).0, at).unwrap());
+        grow("ftruncate", 1 << 20, &|at| file.set_len(at + 4096).unwrap());
+        grow("pwrite", 8 << 20, &|at| file.write_all_at(&[1; 4096], at).unwrap());
+        rig.assert_equal();
+    });
+}
+
+#[test]
+fn whatever_happens_to_its_size_a_file_is_captured_whole() {
+    on_each(|rig, kind| {
+        let path = rig.root.join("file");
+        let (file, direct) = (create(&path, 0), create(&path, libc::O_DIRECT));
+        for seed in 0..20 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            for _ in 0..30 {
+                for _ in 0..rng.random_range(1..6) {
+                    resize(&mut rng, &file, &direct);
+                }
+                if rng.random_bool(0.5) {
+                    rig.engine.drain().unwrap();
+                    rig.engine.step().unwrap();
+                } else {
+                    rig.settle();
+                    let what = std::panic::AssertUnwindSafe(|| rig.assert_equal());
+                    assert!(std::panic::catch_unwind(what).is_ok(), "{kind}, seed {seed}");
+                }
+            }
+            rig.settle();
+            rig.assert_equal();
+        }
+    });
+}
+
+/// Changes a file within its first 200 kB in some way that may change its size. Nothing that is refused: xfs moves the
+/// times for a refused `fallocate`, too, and tells nobody.
+fn resize(rng: &mut StdRng, file: &File, direct: &File) {
+    let (at, len) = (rng.random_range(0..120_000u64), rng.random_range(1..80_000));
+    let (block, size) = (|bytes: u64| (bytes / 4096).max(1) * 4096, file.metadata().unwrap().len());
+    let all = FallocateFlags::empty();
+    let allocate = |flags, at, len| fallocate(file.as_fd(), flags, at, len).unwrap();
+    match rng.random_range(0..10) {
+        0 | 1 => file.set_len(at).unwrap(),
+        2 => file.write_all_at(&vec![rng.random_range(1..=255); len as usize], at).unwrap(),
+        3 => direct.write_all_at(&Page([rng.random_range(1..=255); 4096]).0, block(at)).unwrap(),
+        4 => allocate(all, at, len),
+        5 => allocate(FallocateFlags::KEEP_SIZE, at, len),
+        6 => allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len),
+        7 => allocate(FallocateFlags::ZERO_RANGE, at, len),
+        8 if block(at) + block(len) < size => allocate(FallocateFlags::COLLAPSE_RANGE, block(at), block(len)),
+        9 if block(at) < size => allocate(FallocateFlags::INSERT_RANGE, block(at), block(len)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_barrier_waits_for_a_write_that_is_under_way() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let Some(volume) = MountedVolume::mount(kind) else { return };
+        let file = create(&volume.path("file"), 0);
+        let content = vec![7; 150 << 20];
+        let (begun, written) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begun.store(true, Ordering::SeqCst);
+                file.write_all_at(&content, 0).unwrap();
+                written.store(true, Ordering::SeqCst);
+            });
+            let reader = File::open(volume.path("file")).unwrap();
+            let mut waited = false;
+            while !written.load(Ordering::SeqCst) {
+                let under_way = reader.metadata().unwrap().len() > 0;
+                barrier(reader.as_fd());
+                if under_way && reader.metadata().unwrap().len() > 0 {
+                    waited = true;
+                    assert_eq!(reader.metadata().unwrap().len(), content.len() as u64, "{kind}");
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            assert!(waited, "{kind}: the write was not met");
+        });
+    }
+}
