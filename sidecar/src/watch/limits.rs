@@ -1,5 +1,7 @@
 //! Every limit of watching, in one place.
 
+use std::time::Duration;
+
 /// Limits of one [`Watcher`](super::Watcher).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchLimits {
@@ -14,6 +16,8 @@ pub struct WatchLimits {
     pub writing_threads: usize,
     /// Inodes remembered as written with direct I/O. When full, every direct read counts as a write.
     pub direct_inodes: usize,
+    /// How often one who waits looks into the rings: most of their events wake nobody, because inotify tells of the same.
+    pub ring_look_every: Duration,
     /// Bytes read from inotify at once.
     pub inotify_buffer_bytes: usize,
 }
@@ -29,6 +33,7 @@ impl Default for WatchLimits {
             mapped_inodes: 64 * 1024,
             writing_threads: 16 * 1024,
             direct_inodes: 16 * 1024,
+            ring_look_every: Duration::from_millis(20),
             inotify_buffer_bytes: 64 * 1024,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tidelock_proto::FileId;
@@ -157,25 +157,67 @@ impl Watcher {
     }
 }
 
+/// Wakeups without an event after which one wait goes on without them.
+const WAKEUPS_FOR_NOTHING_MAX: u32 = 8;
+
 /// Blocks until an event is queued in any of these, one of `wakers` is readable, or `timeout` passes. Returns whether an
 /// event is queued.
+///
+/// A wakeup costs the application an interrupt to itself, so only those range events wake that inotify may not follow: a page
+/// is dirtied, or mapped. What else inotify does not tell (`libaio`, a name outside the volume) is found by looking into the
+/// rings now and then, which is a read of memory.
 pub fn wait_any(
     watchers: &[&Watcher],
     wakers: &[BorrowedFd<'_>],
     timeout: Duration,
 ) -> Result<bool, WatchError> {
-    // A ring tells of each wakeup only once, and most of its events cause none.
-    let queued = |watcher: &&Watcher| watcher.ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
-    if watchers.iter().any(queued) {
-        return Ok(true);
+    let rings: Vec<_> = watchers.iter().flat_map(|watcher| &watcher.ranges).collect();
+    let names: Vec<_> =
+        watchers.iter().flat_map(|watcher| &watcher.names).flat_map(Source::pollable).collect();
+    let wakeups: Vec<_> = rings.iter().flat_map(|ranges| ranges.pollable()).collect();
+    let look_every = watchers
+        .iter()
+        .filter(|watcher| watcher.ranges.is_some())
+        .map(|watcher| watcher.limits.ring_look_every)
+        .min();
+    let queued = || rings.iter().any(|ranges| !ranges.is_empty());
+    let until = Instant::now() + timeout;
+    // A wakeup that came before the last drain is told only now: once. Whatever else wakes for nothing must not do so in a
+    // circle.
+    let mut for_nothing = 0;
+    loop {
+        if queued() {
+            return Ok(true);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let look = look_every.map_or(left, |every| every.min(left));
+        let wakeups = if for_nothing < WAKEUPS_FOR_NOTHING_MAX { &wakeups[..] } else { &[] };
+        match poll_readable(&[wakers, &names, wakeups], look)? {
+            [_, true, _] => return Ok(true),
+            [true, ..] => return Ok(queued()),
+            [.., true] => for_nothing += 1,
+            _ if look == left => return Ok(queued()),
+            _ => {}
+        }
     }
-    let names = watchers.iter().flat_map(|watcher| &watcher.names).flat_map(Source::pollable);
-    let mut polled: Vec<PollFd<'_>> =
-        wakers.iter().copied().chain(names).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+}
+
+/// Waits for any of the descriptors to be readable; returns whether one is, for each group of them.
+fn poll_readable<const N: usize>(
+    groups: &[&[BorrowedFd<'_>]; N],
+    timeout: Duration,
+) -> Result<[bool; N], WatchError> {
+    let mut polled: Vec<PollFd<'_>> = groups
+        .iter()
+        .flat_map(|group| group.iter())
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
     let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
     match poll(&mut polled, Some(&timeout)) {
-        Ok(_) => Ok(polled[wakers.len()..].iter().any(|fd| !fd.revents().is_empty())),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(WatchError::Io { operation: "poll", source: error.into() }),
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(WatchError::Io { operation: "poll", source: error.into() }),
     }
+    let mut polled = polled.iter();
+    Ok(groups
+        .map(|group| polled.by_ref().take(group.len()).filter(|fd| !fd.revents().is_empty()).count() > 0))
 }

@@ -5,6 +5,7 @@ mod names;
 mod overflow;
 mod paths;
 mod volume;
+mod waiting;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
