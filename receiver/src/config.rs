@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use crate::retention::Policy;
+
 /// What [`crate::run`] needs. Checked before anything is bound.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -13,6 +15,8 @@ pub struct Config {
     pub identity: PathBuf,
     /// TCP address for health and metrics, which are plain HTTP; port 0 takes a free one.
     pub http: SocketAddr,
+    /// Which points stay as they grow old.
+    pub keep: Policy,
     /// Where to write the bound addresses once everything listens: the UDP one and the TCP one, a line each. It appears whole.
     pub port_file: Option<PathBuf>,
 }

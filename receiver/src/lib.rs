@@ -5,6 +5,7 @@ mod config;
 mod error;
 mod http;
 pub mod index;
+mod keeper;
 pub mod limits;
 pub mod log;
 pub mod metrics;

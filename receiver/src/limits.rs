@@ -49,6 +49,14 @@ pub const CHECKPOINT_COMMIT_BYTES: u64 = 512;
 /// Bytes of checkpoint chunks that are written before the next ones are cut.
 pub const CHECKPOINT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
+/// Pause between two rounds of retention, at least; see [`UPKEEP_REST`].
+pub const KEEP_PAUSE: Duration = Duration::from_secs(10);
+/// Upkeep rests for so many times as long as it worked, so that it takes a small part of a core and of the disk.
+pub const UPKEEP_REST: u32 = 9;
+/// The wall clock counts as wrong where it gains more than this on the steady clock while the receiver runs.
+pub const CLOCK_STEP: Duration = Duration::from_secs(60);
+/// Points that one operator's connection keeps from being dropped; of more the oldest are let go.
+pub const PINS_PER_CONNECTION: usize = 64;
 /// Bytes of merged operations written at once by a thinning.
 pub const THIN_BATCH_BYTES: usize = 1024 * 1024;
 /// Runs of points that one record drops.

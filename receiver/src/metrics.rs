@@ -37,6 +37,7 @@ pub struct Metrics {
     fenced: Counter,
     poisoned: Gauge,
     full: Gauge,
+    dropped: Family<OfVolume, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +90,7 @@ impl Default for Metrics {
             fenced: Counter::default(),
             poisoned: Gauge::default(),
             full: Gauge::default(),
+            dropped: Family::default(),
         };
         metrics.register();
         metrics
@@ -148,6 +150,7 @@ impl Metrics {
             "1 after a write failed: nothing is taken until a restart",
             self.poisoned.clone(),
         );
+        to.register("points_dropped", "Points that retention has dropped", self.dropped.clone());
         to.register("store_full", "1 while there is no space: only promotions are taken", self.full.clone());
     }
 
@@ -215,6 +218,11 @@ impl Metrics {
     /// A writer was told of a newer epoch.
     pub fn on_fenced(&self) {
         self.fenced.inc();
+    }
+
+    /// Retention has dropped points.
+    pub fn add_dropped(&self, volume: &VolumeName, points: u64) {
+        self.dropped.get_or_create(&of(volume)).inc_by(points);
     }
 
     /// Whether the store takes no commits for lack of space.

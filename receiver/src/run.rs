@@ -28,7 +28,9 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    Config, RunError, http, limits,
+    Config, RunError, http,
+    keeper::Keeper,
+    limits,
     metrics::Metrics,
     server::{self, CheckPool, Context},
     store::{Store, StoreError, StoreOptions},
@@ -67,6 +69,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         write_whole(path, &format!("{quic}\n{http}\n")).map_err(source)?;
     }
     announce(&config, quic, http, &context.store);
+    let mut keeper = Keeper::start(context.clone(), config.keep.clone()).map_err(RunError::Threads)?;
 
     let (stop_http, stopping_http) = oneshot::channel();
     let mut http_server = tokio::spawn(http::serve(listener, context.clone(), stopping_http));
@@ -74,6 +77,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         ended = serve_until(&server, &context, shutdown, &close) => ended,
         error = watch_over(&context) => Err(RunError::Store(error)),
         _ = &mut http_server => Err(RunError::Ended("the HTTP server")),
+        () = keeper.ended() => Err(RunError::Ended("retention")),
     };
     close.send_replace(true);
     server.shutdown("the receiver is shutting down").await;
@@ -82,7 +86,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         http_server.abort();
     }
     // Waits for the disk.
-    server::blocking(move || drop(context)).await;
+    server::blocking(move || {
+        keeper.stop();
+        drop(context);
+    })
+    .await;
     info!("stopped");
     ended
 }
@@ -105,6 +113,7 @@ fn announce(config: &Config, quic: SocketAddr, http: SocketAddr, store: &Store) 
         http = %http,
         store = %config.store.display(),
         identity = %config.identity.display(),
+        keep = %config.keep,
         volumes = store.volumes().len(),
         version = env!("CARGO_PKG_VERSION"),
         "receiver ready"

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use tidelock_receiver::{Config, RunError};
+use tidelock_receiver::{
+    Config, RunError,
+    retention::{self, Policy},
+};
 
 use super::{
     exit::{Failure, USAGE},
@@ -25,6 +28,9 @@ pub(crate) struct Args {
     /// TCP address for /healthz, /readyz and /metrics, which are plain HTTP.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
     http: SocketAddr,
+    /// Which points stay as they grow old: tiers STEP:AGE from young to old; `all:forever` keeps all.
+    #[arg(long, value_name = "POLICY", default_value = retention::DEFAULT)]
+    keep: Policy,
     /// Write the two bound addresses here once everything listens, a line each.
     #[arg(long, value_name = "PATH")]
     port_file: Option<PathBuf>,
@@ -40,6 +46,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         listen: args.listen,
         identity: args.identity,
         http: args.http,
+        keep: args.keep,
         port_file: args.port_file,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -148,6 +148,10 @@ impl Site {
         let mut command = self.tidelock(["receiver", "--listen", listen, "--http", "127.0.0.1:0", "--store"]);
         command.arg(self.store()).arg("--identity").arg(self.path("receiver.id"));
         command.arg("--port-file").arg(&port_file).args(more);
+        if !more.contains(&"--keep") {
+            // A test names the points it has seen, however long it takes.
+            command.args(["--keep", "all:forever"]);
+        }
         let mut process = Process::spawn("receiver", &mut command, &log);
         let lines = ports(&mut process, &port_file, 2);
         self.listen.get_or_init(|| lines[0].clone());

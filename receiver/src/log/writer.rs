@@ -46,8 +46,19 @@ pub struct LogWriter {
     durable: u64,
     /// Where the last record of a segment that takes no more ends.
     sealed_at: u64,
-    /// The reserve may be used.
-    spending: bool,
+    /// What of the reserve may be used.
+    spend: Spend,
+}
+
+/// How much of the reserve a new segment may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spend {
+    /// None of it.
+    Nothing,
+    /// Half of it.
+    Half,
+    /// All of it.
+    All,
 }
 
 /// The segment that is being appended to.
@@ -74,7 +85,7 @@ impl LogWriter {
             number: end.number,
             durable: end.number,
             sealed_at: end.offset,
-            spending: false,
+            spend: Spend::Nothing,
         };
         if let Some(header) = end.continues {
             let file = writer.disk.open(end.segment).map_err(LogError::io("open", end.segment))?;
@@ -149,9 +160,9 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Whether the next segment may use the reserve, and be small.
-    pub fn spend_reserve(&mut self, yes: bool) {
-        self.spending = yes;
+    /// What the next segment may use of the reserve. One that may is small, if it is begun within it.
+    pub fn spend_reserve(&mut self, spend: Spend) {
+        self.spend = spend;
     }
 
     /// Whether there is space for a whole segment beside the reserve, or why there is none.
@@ -160,7 +171,12 @@ impl LogWriter {
     }
 
     fn space_for(&self, len: u64) -> Result<(), LogError> {
-        let wanted = len + if self.spending { 0 } else { self.options.reserve_bytes };
+        let left = match self.spend {
+            Spend::Nothing => self.options.reserve_bytes,
+            Spend::Half => self.options.reserve_bytes / 2,
+            Spend::All => 0,
+        };
+        let wanted = len + left;
         // A file system that does not say is asked by reserving the space.
         match self.disk.available() {
             Ok(available) if available < wanted => Err(LogError::Full { available, wanted }),
@@ -170,7 +186,9 @@ impl LogWriter {
 
     /// Length of a segment whose first record takes this many bytes. A record larger than a segment gets one of its own.
     fn segment_len(&self, bytes: u64) -> u64 {
-        let usual = if self.spending { limits::SMALL_SEGMENT_BYTES } else { self.options.segment_bytes };
+        let whole = self.options.segment_bytes + self.options.reserve_bytes;
+        let within = self.spend != Spend::Nothing && self.disk.available().is_ok_and(|free| free < whole);
+        let usual = if within { limits::SMALL_SEGMENT_BYTES } else { self.options.segment_bytes };
         usual.min(self.options.segment_bytes).max(RECORDS_START + bytes)
     }
 

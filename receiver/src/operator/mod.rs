@@ -9,6 +9,9 @@ mod read;
 mod status;
 mod verify;
 
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
 use tidelock_proto::{
     VolumeName,
     identity::{Peer, Role},
@@ -26,13 +29,34 @@ pub(crate) use status::observe;
 use crate::{
     limits,
     server::{Context, finish},
+    store::Pin,
 };
 use error::OperatorError;
 
+/// The points whose trees were asked for over a connection: they stay as long as it lives, because their chunks are asked for next.
+#[derive(Debug, Default)]
+pub(crate) struct Pins(Mutex<VecDeque<Pin>>);
+
+impl Pins {
+    fn hold(&self, pin: Pin) {
+        let mut pins = self.0.lock();
+        pins.push_back(pin);
+        if pins.len() > limits::PINS_PER_CONNECTION {
+            pins.pop_front();
+        }
+    }
+}
+
 /// Serves an operator's stream from its request on.
-pub(crate) async fn serve(context: &Context, peer: &Peer, request: OperatorRequest, writer: FrameWriter) {
+pub(crate) async fn serve(
+    context: &Context,
+    pins: &Pins,
+    peer: &Peer,
+    request: OperatorRequest,
+    writer: FrameWriter,
+) {
     let mut replies = Replies { writer };
-    let Err(failure) = answer(context, peer, request, &mut replies).await else { return };
+    let Err(failure) = answer(context, pins, peer, request, &mut replies).await else { return };
     let reason = failure.to_string();
     match &failure {
         OperatorError::Gone(_) => return debug!(%peer, %reason, "operator left before the end of its answer"),
@@ -70,6 +94,7 @@ impl Replies {
 
 async fn answer(
     context: &Context,
+    pins: &Pins,
     peer: &Peer,
     request: OperatorRequest,
     replies: &mut Replies,
@@ -90,7 +115,7 @@ async fn answer(
             read::points(context, permitted(&request.volume)?, request.newest, replies).await?;
         }
         RequestKind::Tree(request) => {
-            read::tree(context, permitted(&request.volume)?, request.point, replies).await?;
+            read::tree(context, pins, permitted(&request.volume)?, request.point, replies).await?;
         }
         RequestKind::Chunks(request) => {
             read::chunks(context, permitted(&request.volume)?, &request.ids, replies).await?;

@@ -12,7 +12,7 @@ use tidelock_proto::{
     },
 };
 
-use super::{OperatorError, Replies};
+use super::{OperatorError, Pins, Replies};
 use crate::{
     limits,
     server::{Context, blocking},
@@ -69,9 +69,10 @@ fn frames_of(points: &[Point]) -> impl Iterator<Item = Points> {
     })
 }
 
-/// The tree of a point as a snapshot.
+/// The tree of a point as a snapshot. The point stays while the connection lives.
 pub(super) async fn tree(
     context: &Context,
+    pins: &Pins,
     volume: VolumeName,
     point: Option<messages::PointId>,
     replies: &mut Replies,
@@ -80,7 +81,11 @@ pub(super) async fn tree(
     // The tree stays in memory until it is sent.
     let _turn = context.trees.acquire().await.ok();
     let store = context.store.clone();
-    let tree = blocking(move || store.tree_at(&volume, point)).await?;
+    let (pin, tree) =
+        blocking(move || Ok::<_, StoreError>((store.pin(&volume, point)?, store.tree_at(&volume, point)?)))
+            .await?;
+    // Before the first frame: whoever has the tree may ask for its chunks.
+    pins.hold(pin);
     let mut groups = wire::split_ops(tree.snapshot()).peekable();
     while let Some(ops) = groups.next() {
         replies.send(ReplyKind::Tree(Manifest { ops, last: groups.peek().is_none() })).await?;

@@ -58,6 +58,11 @@ impl Policy {
     pub fn tiers(&self) -> &[Tier] {
         &self.tiers
     }
+
+    /// Whether no point ever goes.
+    pub fn keeps_everything(&self) -> bool {
+        matches!(self.tiers[..], [Tier { step_ns: 0, age_ns: u64::MAX }])
+    }
 }
 
 impl Default for Policy {

@@ -85,13 +85,15 @@ async fn serve_connection(handshake: Handshake, context: Arc<Context>) {
 async fn serve_streams(connection: &Connection, context: &Arc<Context>) {
     debug!(peer = %connection.peer(), "connected");
     let mut closing = context.closing.clone();
+    let pins = Arc::new(operator::Pins::default());
     let mut streams = JoinSet::new();
     let reason = loop {
         tokio::select! {
             stream = connection.accept() => match stream {
                 Ok((writer, reader)) => {
-                    let (connection, context) = (connection.clone(), context.clone());
-                    let serve = async move { serve_stream(&connection, &context, writer, reader).await };
+                    let (connection, context, pins) = (connection.clone(), context.clone(), pins.clone());
+                    let serve =
+                        async move { serve_stream(&connection, &context, &pins, writer, reader).await };
                     streams.spawn(serve.in_current_span());
                 }
                 Err(reason) => break Some(reason),
@@ -113,6 +115,7 @@ async fn serve_streams(connection: &Connection, context: &Arc<Context>) {
 async fn serve_stream(
     connection: &Connection,
     context: &Context,
+    pins: &operator::Pins,
     mut writer: FrameWriter,
     mut reader: FrameReader,
 ) {
@@ -127,7 +130,7 @@ async fn serve_stream(
             return sidecar::serve(context, peer, hello, writer, reader).await;
         }
         Ok(Ok(Some(Open { kind: Some(OpenKind::Request(request)) }))) => {
-            return operator::serve(context, peer, request, writer).await;
+            return operator::serve(context, pins, peer, request, writer).await;
         }
         Ok(Ok(Some(Open { kind: None }))) => "its first frame opens nothing".to_owned(),
         Ok(Err(error @ (FrameError::TooLong { .. } | FrameError::Malformed(_)))) => error.to_string(),

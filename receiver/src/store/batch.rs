@@ -17,7 +17,7 @@ use tidelock_proto::{
 use tokio::sync::oneshot;
 
 use super::StoreError;
-use crate::log::entry::ChunkEntry;
+use crate::log::{entry::ChunkEntry, writer::Spend};
 
 /// One thing to be written.
 #[derive(Debug, Clone)]
@@ -110,6 +110,8 @@ pub struct Batch {
     bytes: usize,
     /// See [`Batch::bind`].
     pub(super) generation: Option<u64>,
+    /// See [`Batch::upkeep`].
+    upkeep: bool,
 }
 
 impl Batch {
@@ -150,10 +152,19 @@ impl Batch {
         self.generation = Some(generation);
     }
 
-    /// Whether it is worth the reserve of a full disk: promotions and tags, which are small.
-    pub(super) fn is_urgent(&self) -> bool {
+    /// It is how space is given back: half of the reserve is for it.
+    pub(super) fn upkeep(mut self) -> Self {
+        self.upkeep = true;
+        self
+    }
+
+    /// What of the reserve of a full disk it is worth: all of it for promotions and tags, which are small.
+    pub(super) fn spends(&self) -> Spend {
         let urgent = |record: &Record| matches!(record, Record::Epoch { .. } | Record::Tag { .. });
-        !self.records.is_empty() && self.records.iter().all(urgent)
+        if !self.records.is_empty() && self.records.iter().all(urgent) {
+            return Spend::All;
+        }
+        if self.upkeep { Spend::Half } else { Spend::Nothing }
     }
 
     /// About how many bytes it holds.

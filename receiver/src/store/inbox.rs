@@ -18,7 +18,7 @@ use super::{
     StoreError,
     batch::{Batch, Receipt, Record},
 };
-use crate::{index::key, limits};
+use crate::{index::key, limits, log::writer::Spend};
 
 /// A batch and who waits for it.
 pub(super) struct Waiting {
@@ -59,7 +59,7 @@ impl Inbox {
         }
         let outlived = batch.generation.is_some_and(|generation| generation != state.generation);
         let full = if outlived { state.last_full.as_ref() } else { state.full.as_ref() };
-        if let Some(full) = full.filter(|_| !batch.is_urgent()) {
+        if let Some(full) = full.filter(|_| batch.spends() == Spend::Nothing) {
             let _ = reply.send(Err(full.clone()));
             return Receipt(receipt);
         }
@@ -134,7 +134,8 @@ impl Inbox {
         state.full = Some(why.clone());
         state.last_full = Some(why);
         state.pending.clear();
-        let (urgent, refused) = state.waiting.drain(..).partition(|waiting| waiting.batch.is_urgent());
+        let (urgent, refused) =
+            state.waiting.drain(..).partition(|waiting| waiting.batch.spends() != Spend::Nothing);
         state.waiting = urgent;
         refused.into()
     }

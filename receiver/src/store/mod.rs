@@ -20,6 +20,7 @@ mod inbox;
 mod inspect;
 mod lock;
 mod open;
+mod pins;
 mod read;
 mod thin;
 mod writer;
@@ -27,7 +28,10 @@ mod writer;
 use std::{
     future::Future,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     thread::{JoinHandle, Thread},
 };
@@ -41,6 +45,7 @@ pub use crate::catalogue::VolumeInfo;
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use compact::{CompactOptions, Compacted};
 pub use error::{Cause, StoreError};
+pub use pins::Pin;
 pub use read::StoredChunk;
 pub use thin::Thinned;
 
@@ -113,6 +118,9 @@ struct Shared {
     checkpoints: checkpoint::Wanted,
     /// Held while points are chosen, merged and dropped.
     thinning: parking_lot::Mutex<()>,
+    pins: pins::Pins,
+    /// Upkeep is to end.
+    stopping: AtomicBool,
 }
 
 #[derive(Default)]
@@ -269,6 +277,11 @@ impl Store {
         self.shared().checkpoints.wait_idle();
     }
 
+    /// Ends thinning and compaction, now and for good: they return [`StoreError::Closed`] as soon as they can.
+    pub fn stop_upkeep(&self) {
+        self.shared().stopping.store(true, Ordering::Relaxed);
+    }
+
     /// Why the store takes no writes, if it does not.
     pub fn refusal(&self) -> Option<StoreError> {
         self.shared().inbox.refusal()
@@ -302,6 +315,11 @@ impl std::fmt::Debug for Store {
 }
 
 impl Shared {
+    /// To be asked now and then by whatever takes long and can be done later.
+    fn check_stop(&self) -> Result<(), StoreError> {
+        if self.stopping.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
     fn has_chunk_or_pending(&self, tenant: &str, id: ChunkId) -> Result<bool, StoreError> {
         Ok(self.chunk_len_or_pending(tenant, id)?.is_some())
     }

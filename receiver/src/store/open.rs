@@ -210,6 +210,8 @@ fn start(
         volumes: RwLock::new(volumes.clone()),
         checkpoints: checkpoint::Wanted::default(),
         thinning: parking_lot::Mutex::new(()),
+        pins: Default::default(),
+        stopping: Default::default(),
     });
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);

@@ -97,7 +97,7 @@ impl Shared {
                     id,
                     time_ns: step.point.received_ns,
                     fuzzy: step.point.cut.consistency == Consistency::Fuzzy,
-                    protected: tags.contains_key(&id) || id >= info.last.id,
+                    protected: tags.contains_key(&id) || id >= info.last.id || self.pins.holds(volume, id),
                 });
                 steps.insert(id, step);
             }
@@ -129,6 +129,7 @@ impl<'a> Merge<'a> {
     fn run(&mut self) -> Result<(), StoreError> {
         let staying = self.steps.iter().filter(|(id, _)| !self.gone.contains(*id));
         for (id, step) in staying.filter(|(_, step)| step.on.is_some_and(|on| self.gone.contains(&on))) {
+            self.shared.check_stop()?;
             let (on, way) = self.way_back(step)?;
             match on {
                 Some(on) => self.merge(*id, on, &way)?,
@@ -203,7 +204,7 @@ impl<'a> Merge<'a> {
 
     /// Waits until everything merged so far is durable.
     fn flush(&mut self) -> Result<(), StoreError> {
-        let batch = std::mem::take(&mut self.batch);
+        let batch = std::mem::take(&mut self.batch).upkeep();
         if batch.is_empty() { Ok(()) } else { self.shared.inbox.push(batch, None).wait() }
     }
 
@@ -228,7 +229,8 @@ fn drop_points(
         let runs = runs.split_off(rest);
         let oldest_ns = if rest == 0 { kept_oldest } else { info.oldest_ns };
         let drop = Record::Drop { volume: volume.clone(), epoch: info.epoch, runs, oldest_ns };
-        shared.inbox.push(Batch::of(drop), None).wait()?;
+        shared.check_stop()?;
+        shared.inbox.push(Batch::of(drop).upkeep(), None).wait()?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ use crate::{
     log::{
         Place,
         entry::{CheckpointBody, CommitBody, DropBody, EpochBody, Fact, Kind, RunMessage, TagBody},
-        writer::LogWriter,
+        writer::{LogWriter, Spend},
     },
 };
 
@@ -95,7 +95,7 @@ impl Writer {
     }
 
     fn look_for_space(&mut self) {
-        self.log.spend_reserve(false);
+        self.log.spend_reserve(Spend::Nothing);
         if self.shared.inbox.full().is_some() && self.log.check_space().is_ok() {
             tracing::info!("there is space again; store goes on");
             self.shared.inbox.refill();
@@ -126,12 +126,12 @@ impl Writer {
         let mut answers = Vec::with_capacity(taken.len());
         let mut full = None;
         for waiting in taken {
-            let urgent = waiting.batch.is_urgent();
-            if let Some(error) = full.as_ref().filter(|_| !urgent) {
+            let spend = waiting.batch.spends();
+            if let Some(error) = full.as_ref().filter(|_| spend != Spend::All) {
                 answers.push(Err(StoreError::clone(error)));
                 continue;
             }
-            self.log.spend_reserve(urgent);
+            self.log.spend_reserve(spend);
             answers.push(match self.append(&waiting.batch) {
                 Ok(()) => Ok(()),
                 Err(Refused::Record(error)) => Err(error),
@@ -161,6 +161,7 @@ impl Writer {
         }
         let keys = taken.iter().flat_map(|waiting| chunk_keys(&waiting.batch)).map(|(key, _)| key);
         self.shared.inbox.settle(keys);
+        self.shared.pins.settle();
         for volume in group.touched {
             if let Some(info) = self.ahead.get(&volume).filter(|info| info.wants_checkpoint()) {
                 self.shared.checkpoints.want(volume, info.last.id);
@@ -329,6 +330,9 @@ impl Writer {
             if tagged || (*first..=*end).contains(&last) {
                 return Err(Refused::Record(StoreError::InUse(volume.clone(), *first)));
             }
+        }
+        if let Err(held) = self.shared.pins.let_go(volume, runs) {
+            return Err(Refused::Record(StoreError::InUse(volume.clone(), held)));
         }
         let run = |(first, last): &(PointId, PointId)| RunMessage {
             epoch: first.epoch.0,

@@ -73,6 +73,7 @@ impl Site {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             identity: self.path("receiver"),
             http: (Ipv4Addr::LOCALHOST, 0).into(),
+            keep: Default::default(),
             port_file: Some(self.path("ports")),
         }
     }

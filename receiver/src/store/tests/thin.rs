@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     retention::{Candidate, Policy, choose},
-    store::{Batch, Record, Store, StoreOptions, block_on},
+    store::{Batch, Record, Store, StoreError, StoreOptions, block_on},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -148,4 +148,35 @@ fn a_crash_while_thinning_loses_nothing_that_stays() {
         store.thin(&source.volume, &policy(), now_ns).unwrap_or_else(|error| panic!("{context}: {error}"));
         ids(&store, &source).iter().skip(skip).for_each(|id| source.check(&store, *id));
     }
+}
+
+#[test]
+fn a_point_that_is_open_stays_until_it_is_closed() {
+    let disk = SimDisk::new(BTreeMap::new());
+    let dir = scratch();
+    let store = open(&disk, dir.path()).expect("a new store");
+    let mut source = Source::new(volume("t/a"), 5);
+    for second in 0..40 {
+        source.now_ns = (1000 + second) * SECOND;
+        store.append_and_wait(source.commit()).expect("written");
+    }
+    let (name, end) = (source.volume.clone(), 100_000 * SECOND);
+    let (open_one, first) = (PointId::new(Epoch(1), Seq(20)), PointId::new(Epoch(1), Seq(1)));
+    let pins = [store.pin(&name, open_one).expect("it is there"), store.pin(&name, open_one).expect("twice")];
+    // Chosen before it was opened.
+    let pin = store.pin(&name, first).expect("it is there");
+    let drop_first =
+        Record::Drop { volume: name.clone(), epoch: Epoch(1), runs: vec![(first, first)], oldest_ns: 0 };
+    let refused = store.append_and_wait(Batch::of(drop_first));
+    assert!(matches!(refused, Err(StoreError::InUse(..))), "{refused:?}");
+    drop(pin);
+    for pin in pins {
+        store.thin(&name, &policy(), end).expect("thinned");
+        assert_eq!(ids(&store, &source), [open_one, *source.points.keys().next_back().expect("points")]);
+        source.check(&store, open_one);
+        drop(pin);
+    }
+    store.thin(&name, &policy(), end).expect("thinned");
+    assert_eq!(ids(&store, &source).len(), 1);
+    assert!(matches!(store.pin(&name, open_one), Err(StoreError::NoSuchPoint(..))));
 }

@@ -1,0 +1,193 @@
+//! Retention while the receiver runs: one thread that drops the points which the policy does not keep.
+//!
+//! It has no privileges: what it writes goes through the store's queue like everybody's, in small batches, and it rests nine times as long as
+//! it worked. Whatever it does not manage now it manages later, because retention does not depend on how often it is asked.
+//!
+//! **A wrong clock must not make points old.** Ages are counted by the receiver's wall clock, and a step of an hour forward would drop
+//! what is an hour too young. So while it runs the wall clock is believed only as far as the steady clock agrees; one that is set
+//! forward is believed after a restart.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use tidelock_proto::VolumeName;
+use tokio::sync::oneshot;
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    limits,
+    retention::Policy,
+    server::{Context, now},
+    store::StoreError,
+};
+
+/// The running thread.
+pub(crate) struct Keeper {
+    stop: Arc<Stop>,
+    context: Arc<Context>,
+    thread: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+#[derive(Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Keeper {
+    pub(crate) fn start(context: Arc<Context>, policy: Policy) -> io::Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let (tell, ended) = oneshot::channel();
+        let mut work = Work {
+            context: context.clone(),
+            policy,
+            clock: Clock::new(now().wall_ns, Instant::now()),
+            stop: stop.clone(),
+            told: HashMap::new(),
+        };
+        let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+            // Dropped at any end of this thread, a panic too.
+            let _tell = tell;
+            work.run();
+        })?;
+        Ok(Self { stop, context, thread, ended })
+    }
+
+    /// Resolves when the thread has ended by itself, which it does not do while the store takes writes.
+    pub(crate) async fn ended(&mut self) {
+        // The sender says nothing; it is only dropped.
+        let _ = (&mut self.ended).await;
+    }
+
+    /// Ends it and waits for that.
+    pub(crate) fn stop(self) {
+        *self.stop.stopped.lock() = true;
+        self.stop.changed.notify_all();
+        self.context.store.stop_upkeep();
+        if self.thread.join().is_err() {
+            error!("retention panicked");
+        }
+    }
+}
+
+impl Stop {
+    /// Waits that long; whether it is time to end.
+    fn rest(&self, pause: Duration) -> bool {
+        let mut stopped = self.stopped.lock();
+        let until = Instant::now() + pause;
+        while !*stopped && !self.changed.wait_until(&mut stopped, until).timed_out() {}
+        *stopped
+    }
+}
+
+/// The wall clock, as far as it can be believed.
+struct Clock {
+    wall_ns: u64,
+    steady: Instant,
+    wrong: bool,
+}
+
+impl Clock {
+    fn new(wall_ns: u64, steady: Instant) -> Self {
+        Self { wall_ns, steady, wrong: false }
+    }
+
+    /// The time to count ages from, given what both clocks say.
+    fn now_ns(&mut self, wall_ns: u64, steady: Instant) -> u64 {
+        let passed = steady.saturating_duration_since(self.steady) + limits::CLOCK_STEP;
+        let latest = self.wall_ns.saturating_add(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX));
+        let wrong = wall_ns > latest;
+        if wrong && !self.wrong {
+            warn!(
+                "wall clock was set forward; ages of points are counted by the steady clock until a restart"
+            );
+        }
+        self.wrong = wrong;
+        wall_ns.min(latest)
+    }
+}
+
+struct Work {
+    context: Arc<Context>,
+    policy: Policy,
+    clock: Clock,
+    stop: Arc<Stop>,
+    /// What was last said of each volume, so that it is not said again.
+    told: HashMap<VolumeName, String>,
+}
+
+impl Work {
+    fn run(&mut self) {
+        let mut pause = limits::KEEP_PAUSE;
+        while !self.stop.rest(pause) {
+            let begun = Instant::now();
+            if !self.policy.keeps_everything() {
+                for volume in self.context.store.volumes() {
+                    if self.thin(&volume) {
+                        // The store takes no more writes; whoever watches it ends the receiver.
+                        while !self.stop.rest(limits::KEEP_PAUSE) {}
+                        return;
+                    }
+                }
+            }
+            pause = limits::KEEP_PAUSE.max(begun.elapsed() * limits::UPKEEP_REST);
+        }
+    }
+
+    /// Drops what the policy does not keep; whether the store is at its end.
+    fn thin(&mut self, volume: &VolumeName) -> bool {
+        let now_ns = self.clock.now_ns(now().wall_ns, Instant::now());
+        let error = match self.context.store.thin(volume, &self.policy, now_ns) {
+            Ok(done) => {
+                self.context.metrics.add_dropped(volume, done.dropped);
+                if done.dropped > 0 {
+                    debug!(%volume, dropped = done.dropped, merged = done.merged, "points dropped");
+                }
+                if self.told.remove(volume).is_some() {
+                    info!(%volume, "points are dropped again");
+                }
+                return false;
+            }
+            Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
+            // Somebody was faster; the next round looks again.
+            Err(
+                error @ (StoreError::InUse(..) | StoreError::EpochMoved { .. } | StoreError::Full { .. }),
+            ) => {
+                debug!(%volume, %error, "points not dropped");
+                return false;
+            }
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        if self.told.get(volume) != Some(&text) {
+            error!(%volume, %error, "points are not dropped; all of the volume's points stay");
+            self.told.insert(volume.clone(), text);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_forward_makes_nothing_old() {
+        let (start, second) = (Instant::now(), 1_000_000_000);
+        let mut clock = Clock::new(1000 * second, start);
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(clock.now_ns(1010 * second, after(10)), 1010 * second);
+        assert_eq!(clock.now_ns(900 * second, after(20)), 900 * second);
+        assert_eq!(clock.now_ns(90_000 * second, after(30)), 1090 * second);
+        assert!(clock.wrong);
+        assert_eq!(clock.now_ns(1040 * second, after(40)), 1040 * second);
+        assert!(!clock.wrong);
+    }
+}
