@@ -5,6 +5,10 @@
 //! 2 [pidfds]          these are about to be stopped
 //! 3                   the pause is over and all are resumed
 //! ```
+//! and back, when that time was over first:
+//! ```text
+//! 4 deadline_ns u64 at_ns u64   all that were stopped in that pause were resumed at this time
+//! ```
 //! Messages keep their borders (`SOCK_SEQPACKET`). Once one is queued the watchdog will read it, whatever becomes of the
 //! sidecar. Queueing never waits: a watchdog that does not read ends the pause instead.
 
@@ -35,12 +39,34 @@ use crate::limits::{WATCHDOG_BATCH, WATCHDOG_STARTS_WITHIN};
 pub(super) const ARM: u8 = 1;
 pub(super) const HOLD: u8 = 2;
 pub(super) const DISARM: u8 = 3;
+pub(super) const RESUMED: u8 = 4;
 /// What the watchdog says once it listens.
 pub(super) const HELLO: &[u8] = b"tidelock watchdog 1";
 
 /// Now, by the clock that both processes share.
 pub(super) fn monotonic() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
+}
+
+/// A message of [`RESUMED`].
+pub(super) const RESUMED_BYTES: usize = 17;
+
+pub(super) fn resumed_message(deadline: Duration, at: Duration) -> [u8; RESUMED_BYTES] {
+    let mut message = [RESUMED; RESUMED_BYTES];
+    message[1..9].copy_from_slice(&nanos(deadline).to_le_bytes());
+    message[9..].copy_from_slice(&nanos(at).to_le_bytes());
+    message
+}
+
+fn parse_resumed(message: &[u8; RESUMED_BYTES]) -> Option<(Duration, Duration)> {
+    let [RESUMED, rest @ ..] = message else { return None };
+    let (deadline, at) = rest.split_at(8);
+    let time = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes).map(Duration::from_nanos);
+    Some((time(deadline)?, time(at)?))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A running watchdog.
@@ -87,9 +113,8 @@ impl Link {
 
     /// A pause begins that must be over at `deadline`.
     pub(super) fn arm(&self, deadline: Duration) -> io::Result<()> {
-        let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
         let mut message = [ARM; 9];
-        message[1..].copy_from_slice(&nanos.to_le_bytes());
+        message[1..].copy_from_slice(&nanos(deadline).to_le_bytes());
         self.send(&message, &[])
     }
 
@@ -101,6 +126,18 @@ impl Link {
     /// All are resumed.
     pub(super) fn disarm(&self) -> io::Result<()> {
         self.send(&[DISARM], &[])
+    }
+
+    /// When the watchdog ended the pause that had to be over at `deadline`, if it did.
+    pub(super) fn resumed(&self, deadline: Duration) -> Option<Duration> {
+        let mut first = None;
+        let mut message = [0; RESUMED_BYTES];
+        while let Ok((RESUMED_BYTES, _)) = recv(&self.socket, &mut message, RecvFlags::DONTWAIT) {
+            let (of, at) = parse_resumed(&message)?;
+            // One of an earlier pause may have come late.
+            first = first.or((of == deadline).then_some(at));
+        }
+        first
     }
 
     fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -10,7 +10,8 @@
 //! 4. *Stopped means stopped.* `SIGSTOP` returns before it acts; the pause has begun when every thread of every selected process
 //!    is seen in state T and a further look finds no new process. A process that is forking finishes before it stops.
 //! 5. *The bound.* A pause ends by itself, in the cutter between two reads after three quarters of its limit, and in the
-//!    watchdog at any time after nine tenths; pauses take at most a tenth of the time, less while they fail.
+//!    watchdog, which runs before others where it may, after nine tenths; its length is to whichever came first. Pauses
+//!    take at most a tenth of the time, less while they fail.
 //!
 //! # Why a point that was cut in a pause is an instant of the volume
 //!

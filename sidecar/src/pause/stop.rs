@@ -74,8 +74,15 @@ pub(crate) struct Pauser {
     config: PauseConfig,
     selection: Selection,
     link: Option<Link>,
-    /// Since when a pause is under way, and whom it stopped.
-    pausing: Option<(Instant, Vec<OwnedFd>)>,
+    pausing: Option<Pausing>,
+}
+
+/// A pause that is under way. Times are of the clock that is shared with the watchdog.
+struct Pausing {
+    began: Duration,
+    /// When the watchdog ends it.
+    deadline: Duration,
+    stopped: Vec<OwnedFd>,
 }
 
 impl Pauser {
@@ -115,23 +122,27 @@ impl Pauser {
             return Err(PauseError::Busy);
         }
         self.watchdog()?;
-        let began = Instant::now();
-        self.pausing = Some((began, Vec::new()));
-        let stopped = self.stop_everybody(began + self.config.limit / 4);
+        let by = Instant::now() + self.config.limit / 4;
+        let began = link::monotonic();
+        let deadline = began + self.config.limit * 9 / 10;
+        self.pausing = Some(Pausing { began, deadline, stopped: Vec::new() });
+        let stopped = self.stop_everybody(deadline, by);
         if stopped.is_err() {
             self.end();
         }
         stopped
     }
 
-    /// Everybody runs on. Returns how long the pause was, if there was one.
+    /// Everybody runs on. Returns how long the pause was, if there was one: until now, or until the watchdog ended it.
     pub(crate) fn end(&mut self) -> Option<Duration> {
-        let (began, stopped) = self.pausing.take()?;
+        let Pausing { began, deadline, stopped } = self.pausing.take()?;
         for pidfd in &stopped {
             // An error means that the process has ended.
             let _ = pidfd_send_signal(pidfd, Signal::CONT);
         }
-        let took = began.elapsed();
+        let now = link::monotonic();
+        let before = self.link.as_ref().and_then(|link| link.resumed(deadline));
+        let took = before.map_or(now, |before| before.min(now)).saturating_sub(began);
         if self.link.as_ref().is_none_or(|link| link.disarm().is_err()) {
             // It has ended, or will when its queue closes.
             self.link = None;
@@ -155,8 +166,7 @@ impl Pauser {
     }
 
     /// Stops whoever runs, until a look finds nobody new.
-    fn stop_everybody(&mut self, by: Instant) -> Result<(), PauseError> {
-        let deadline = link::monotonic() + self.config.limit * 9 / 10;
+    fn stop_everybody(&mut self, deadline: Duration, by: Instant) -> Result<(), PauseError> {
         let link = self.link.as_ref().ok_or_else(|| PauseError::Watchdog(io::Error::other("it is gone")))?;
         link.arm(deadline).map_err(PauseError::Watchdog)?;
         let mut known = BTreeSet::new();
@@ -184,8 +194,8 @@ impl Pauser {
                     }
                     Err(errno) => return Err(PauseError::System(errno.into())),
                 }
-                if let Some((_, stopped)) = &mut self.pausing {
-                    stopped.push(pidfd);
+                if let Some(pausing) = &mut self.pausing {
+                    pausing.stopped.push(pidfd);
                 }
                 stopping.push(seen);
                 #[cfg(test)]

@@ -157,6 +157,13 @@ fn a_pause_that_nobody_ends_is_ended_by_the_watchdog_within_its_limit() {
     // A sidecar that is late may stop somebody after that: not for long.
     app.tree().into_iter().for_each(|pid| signal(pid, Signal::STOP));
     until("everybody runs on again", || app.stopped() == 0);
+    // However late it is, the pause was as long as the application stood still.
+    until("it is late", || began.elapsed() > limit * 2);
+    let paused = pauser.end().unwrap();
+    assert!(paused >= pauser.budget() && paused <= took, "{paused:?} of {took:?}");
+    // What the watchdog said of that pause is not taken for another.
+    pauser.begin().unwrap();
+    assert!(pauser.end().unwrap() < limit / 2);
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! The process that resumes the application when the sidecar cannot.
 //!
-//! It knows nothing but pidfds and a deadline. When the deadline passes it resumes every process it holds, again and again
+//! It knows nothing but pidfds and a deadline. When the deadline passes it resumes every process it holds, and says when it did, again and again
 //! until the sidecar says that the pause is over, because a sidecar that was late may still stop one. When the sidecar's end closes it
 //! resumes them once and ends: then nobody is left who could stop any.
+//!
+//! The bound on a pause is thus as good as the promise that this process runs when its time comes. It waits for nothing else, reads no
+//! file, keeps its memory, and asks for real-time priority, with which the kernel takes a processor from whoever has it. That takes
+//! `CAP_SYS_NICE`; without it the tenth of the limit between the deadline and the bound is for the scheduler.
 
 use std::{
     io,
@@ -15,11 +19,12 @@ use rustix::{
     cmsg_space,
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    mm::{MlockAllFlags, mlockall},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send},
-    process::{Signal, pidfd_send_signal},
+    process::{Signal, pidfd_send_signal, setpriority_process},
 };
 
-use super::link::{ARM, DISARM, HELLO, HOLD, monotonic};
+use super::link::{ARM, DISARM, HELLO, HOLD, monotonic, resumed_message};
 use crate::limits::{WATCHDOG_BATCH, WATCHDOG_TICK};
 
 /// How the names of this program's processes begin, so that none of them stops another.
@@ -29,13 +34,20 @@ pub(super) const NAME_PREFIX: &str = "tidelock";
 pub fn watch(socket: impl AsFd) -> io::Result<()> {
     let socket = socket.as_fd();
     stay_until_the_end();
+    come_first();
     send(socket, HELLO, SendFlags::NOSIGNAL)?;
     let mut held: Vec<OwnedFd> = Vec::new();
     let mut deadline: Option<Duration> = None;
+    let mut told = false;
     loop {
         let left = deadline.map(|at| at.saturating_sub(monotonic()));
-        if left == Some(Duration::ZERO) {
+        if let (Some(Duration::ZERO), Some(deadline)) = (left, deadline) {
             resume(&held);
+            if !std::mem::replace(&mut told, true) {
+                // A sidecar that cannot be told takes its own time for it, which is later.
+                let message = resumed_message(deadline, monotonic());
+                let _ = send(socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            }
         }
         let wait = left.map(|left| if left.is_zero() { WATCHDOG_TICK } else { left });
         match poll(
@@ -65,6 +77,7 @@ pub fn watch(socket: impl AsFd) -> io::Result<()> {
             [ARM, ref nanos @ ..] => {
                 let nanos = nanos.try_into().map_or(0, u64::from_le_bytes);
                 deadline = Some(Duration::from_nanos(nanos));
+                told = false;
             }
             [HOLD] => {}
             [DISARM] => {
@@ -94,4 +107,13 @@ fn stay_until_the_end() {
         // SAFETY: ignoring a signal installs no handler and touches no memory.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// Asks to run before everybody else when its time comes; what is refused is done without.
+fn come_first() {
+    let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    let _ = setpriority_process(None, -20);
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the structure is only read.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
 }
