@@ -31,6 +31,9 @@ pub(crate) struct FileDirt {
     pub(crate) changed: RangeSet,
     /// Bytes that may differ from the tree and are to be compared with it.
     pub(crate) suspect: RangeSet,
+    /// Where the comparison of `suspect` goes on. What is changed all the time is compared in laps: its beginning does not keep
+    /// the rest waiting.
+    pub(crate) from: u64,
     /// Pages may be dirty through a mapping that nobody announced: write them back before reading.
     pub(crate) write_back: bool,
     /// Suspect as a whole if its times or size say so.
@@ -66,6 +69,7 @@ impl FileDirt {
         self.compare |= other.compare;
         self.times |= other.times;
         self.settle = self.settle.or(other.settle);
+        self.from = self.from.max(other.from);
         while let Some((start, end)) = other.changed.take(u64::MAX) {
             self.changed.insert(start, end);
         }
@@ -82,6 +86,8 @@ pub(crate) struct Dirty {
     directories: BTreeMap<FileId, EntryHint>,
     entries: BTreeMap<(FileId, Box<[u8]>), EntryHint>,
     files: BTreeMap<FileId, FileDirt>,
+    /// The inode that is captured next, or the one after it: one that is changed all the time does not keep the others waiting.
+    next: FileId,
 }
 
 impl Dirty {
@@ -127,8 +133,11 @@ impl Dirty {
         self.files.entry(id).or_default()
     }
 
-    /// Puts back what could not be captured.
+    /// Puts back what could not be captured. A comparison that has begun goes on before others.
     pub(crate) fn put_back(&mut self, id: FileId, dirt: FileDirt) {
+        if dirt.from > 0 {
+            self.next = id;
+        }
         self.file(id).merge(dirt);
     }
 
@@ -157,7 +166,9 @@ impl Dirty {
     }
 
     pub(crate) fn take_file(&mut self) -> Option<(FileId, FileDirt)> {
-        self.files.pop_first()
+        let id = *self.files.range(self.next..).next().or(self.files.first_key_value())?.0;
+        self.next = FileId(id.0 + 1);
+        self.files.remove_entry(&id)
     }
 
     /// Forgets everything about an inode that is gone.
@@ -210,6 +221,22 @@ mod tests {
         assert_eq!(dirty.take_entries(2).map(|(dir, names)| (dir, names.len())), Some((FileId(2), 2)));
         dirty.forget(FileId(2));
         assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_dirty_all_the_time() {
+        let mut dirty = Dirty::default();
+        let mut taken = Vec::new();
+        dirty.written(FileId(9), 0, 1);
+        for _ in 0..4 {
+            dirty.written(FileId(7), 0, 10);
+            taken.extend(dirty.take_file().map(|(id, _)| id.0));
+        }
+        assert_eq!(taken, [7, 9, 7, 7]);
+        // But what was begun is finished first.
+        dirty.put_back(FileId(7), FileDirt { from: 4096, ..FileDirt::default() });
+        dirty.written(FileId(8), 0, 1);
+        assert_eq!(dirty.take_file().map(|(id, dirt)| (id.0, dirt.from)), Some((7, 4096)));
     }
 
     #[test]

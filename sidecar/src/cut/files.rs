@@ -119,7 +119,7 @@ impl Engine {
                 dirt.write_back = false;
             }
             bytes += self.capture_changed(id, fd.as_fd(), found.size(), &mut dirt.changed)?;
-            bytes += self.capture_suspect(id, fd.as_fd(), found.size(), &mut dirt.suspect, bytes)?;
+            bytes += self.capture_suspect(id, fd.as_fd(), found.size(), dirt, bytes)?;
         }
         self.capture_meta(id, &found, whole, seen, settled_before)?;
         dirt.times = false;
@@ -220,18 +220,19 @@ impl Engine {
         id: FileId,
         fd: BorrowedFd<'_>,
         size: u64,
-        suspect: &mut RangeSet,
+        dirt: &mut FileDirt,
         spent: u64,
     ) -> Result<u64, CutError> {
         let mut total = 0;
-        while spent + total < SLICE_BYTES
-            && let Some((start, end)) = suspect.take(SLICE_BYTES)
-        {
-            if start >= size {
-                *suspect = RangeSet::default();
+        dirt.suspect.cut_off(size);
+        while spent + total < SLICE_BYTES {
+            let Some((start, end)) = dirt.suspect.take_from(dirt.from, SLICE_BYTES) else {
+                // A lap is over; what is left was changed during it.
+                dirt.from = 0;
                 break;
-            }
-            let (start, end) = self.at_extents(id, start, end.min(size));
+            };
+            dirt.from = end;
+            let (start, end) = self.at_extents(id, start, end);
             let end = end.min(size);
             for segment in data_segments(fd, start, end).map_err(CaptureError::from)? {
                 if segment.data {

@@ -36,6 +36,33 @@ impl RangeSet {
         Some((start, stop))
     }
 
+    /// Takes at most `bytes` bytes from the lowest range at `from` or after it.
+    pub(crate) fn take_from(&mut self, from: u64, bytes: u64) -> Option<(u64, u64)> {
+        if let Some((&start, &end)) = self.ranges.range(..from).next_back()
+            && end > from
+        {
+            // In two for the moment: what is left of it is joined by the next insertion, or taken.
+            self.ranges.insert(start, from);
+            self.ranges.insert(from, end);
+        }
+        let (&start, &end) = self.ranges.range(from..).next()?;
+        self.ranges.remove(&start);
+        let stop = end.min(start.saturating_add(bytes));
+        if stop < end {
+            self.ranges.insert(stop, end);
+        }
+        Some((start, stop))
+    }
+
+    /// Forgets everything from `end` on.
+    pub(crate) fn cut_off(&mut self, end: u64) {
+        self.ranges.split_off(&end);
+        if let Some(mut last) = self.ranges.last_entry() {
+            let stop = (*last.get()).min(end);
+            last.insert(stop);
+        }
+    }
+
     /// Makes all ranges one once there are more than `most`: more is read, nothing is missed.
     pub(crate) fn limit(&mut self, most: usize) {
         if self.ranges.len() > most
@@ -82,6 +109,32 @@ mod tests {
             while let Some((start, end)) = set.take(step) {
                 prop_assert!(end - start <= step && start < end);
                 taken.extend(start..end);
+            }
+            prop_assert_eq!(taken, model);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn is_taken_in_laps(inserts in proptest::collection::vec((0u64..200, 0u64..30), 0..40), step in 1u64..50, size in 0u64..240) {
+            let mut set = RangeSet::default();
+            let mut model = std::collections::BTreeSet::new();
+            for (start, len) in inserts {
+                set.insert(start, start + len);
+                model.extend((start..start + len).filter(|byte| *byte < size));
+            }
+            set.cut_off(size);
+            prop_assert_eq!(set.bytes(), model.len() as u64);
+            let (mut from, mut taken) = (size / 2, std::collections::BTreeSet::new());
+            while !set.is_empty() {
+                from = match set.take_from(from, step) {
+                    Some((start, end)) => {
+                        prop_assert!(end - start <= step && start < end && start >= from);
+                        taken.extend(start..end);
+                        end
+                    }
+                    None => 0,
+                };
             }
             prop_assert_eq!(taken, model);
         }
