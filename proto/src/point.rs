@@ -63,6 +63,8 @@ pub enum How {
     Optimistic,
     /// The application's processes were stopped for the last rounds.
     Pause,
+    /// The application's own hooks brought it to rest.
+    Hooks,
 }
 
 impl How {
@@ -71,6 +73,7 @@ impl How {
         match self {
             Self::Optimistic => "optimistic",
             Self::Pause => "pause",
+            Self::Hooks => "hooks",
         }
     }
 }

@@ -154,6 +154,9 @@ pub enum ConfigError {
     /// The application cannot be paused as asked.
     #[error(transparent)]
     Pause(#[from] SelectError),
+    /// There are no hooks that could bring the application to rest.
+    #[error("--escalate hooks needs --quiesce-hook and --unquiesce-hook")]
+    NoHooks,
     /// The limit of a pause makes no sense.
     #[error("--pause-limit {0:?} is not between {PAUSE_LIMIT_MIN:?} and {PAUSE_LIMIT_MAX:?}")]
     PauseLimit(Duration),
@@ -178,6 +181,9 @@ impl Config {
             && !(PAUSE_LIMIT_MIN..=PAUSE_LIMIT_MAX).contains(&pause.limit)
         {
             return Err(ConfigError::PauseLimit(pause.limit));
+        }
+        if matches!(self.escalate, Escalate::Hooks) && self.hooks.quiesce.is_none() {
+            return Err(ConfigError::NoHooks);
         }
         let mut real: Vec<(VolumeName, PathBuf)> = Vec::new();
         for volume in &self.volumes {

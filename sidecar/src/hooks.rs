@@ -10,13 +10,24 @@
 //! killed with everything it started. The unquiesce hook runs after every quiesce hook that was started, also after one that
 //! failed or was killed, and also when the sidecar is told to stop meanwhile. What cannot be promised is that it runs after
 //! a SIGKILL of the sidecar, so a quiesce hook should hold its lock no longer than some time of its own.
+//!
+//! The hooks run because somebody wants an `app` point, or, where that was asked for, because cuts are overdue (`--escalate
+//! hooks`). In the second case the application is at rest for at most a tenth of the time, less while it is in vain.
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::{process::Command, sync::Mutex, sync::watch, time::timeout};
+use tidelock_proto::point::Consistency;
+use tokio::{
+    process::Command,
+    sync::{Mutex, watch},
+    time::{Instant, timeout},
+};
 
-use crate::cut::{Busy, Desk, Progress, Quiesced};
+use crate::{
+    cut::{Busy, Desk, Progress, Quiesced},
+    limits::{PAUSE_BACKOFF_MAX, PAUSE_REST_FACTOR},
+};
 
 /// What becomes of an `app` point whose hook failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,32 +98,75 @@ impl Hooks {
     /// over; the application goes on without the caller. To be called in a task of its own, so that it is never dropped
     /// half-way.
     pub(crate) async fn cut(&self, desk: &Desk, tag: String) -> Result<watch::Receiver<Progress>, HookError> {
-        let Some(quiesce) = &self.config.quiesce else { return Err(HookError::NoHook) };
         let _one = self.one.lock().await;
+        self.cut_at_rest(desk, Some(tag), std::future::pending()).await
+    }
+
+    /// Brings the application to rest for a cut whenever cuts are `overdue`, until there is nobody left to say so. To be called in a
+    /// task of its own.
+    pub(crate) async fn escalate(&self, desk: &Desk, mut overdue: watch::Receiver<bool>) {
+        let mut failures = 0;
+        while overdue.wait_for(|overdue| *overdue).await.is_ok() {
+            let one = self.one.lock().await;
+            // Nobody cuts any more, and whoever ends the sidecar does not wait for another hook.
+            if overdue.has_changed().is_err() {
+                return;
+            }
+            let began = Instant::now();
+            let mut told = overdue.clone();
+            let in_vain = async move { drop(told.wait_for(|overdue| !overdue).await) };
+            let cut =
+                self.cut_at_rest(desk, None, in_vain).await.is_ok_and(|answer| match *answer.borrow() {
+                    Progress::Cut(placed) | Progress::Durable(placed) => {
+                        placed.consistency == Consistency::App
+                    }
+                    Progress::Waiting | Progress::TooLate => false,
+                });
+            drop(one);
+            failures = if cut { 0 } else { (failures + 1).min(PAUSE_BACKOFF_MAX) };
+            let runs = began.elapsed() * PAUSE_REST_FACTOR * 2u32.pow(failures);
+            // Ends early with whoever says what is overdue.
+            let _ = timeout(runs, overdue.wait_for(|_| false)).await;
+        }
+    }
+
+    /// Asks for a cut while the application is at rest, until there is one, the time is over, or it is `in_vain`.
+    async fn cut_at_rest(
+        &self,
+        desk: &Desk,
+        tag: Option<String>,
+        in_vain: impl Future<Output = ()>,
+    ) -> Result<watch::Receiver<Progress>, HookError> {
+        let Some(quiesce) = &self.config.quiesce else { return Err(HookError::NoHook) };
+        let name = tag.clone().unwrap_or_default();
         let or_crash = self.config.on_failure == OnHookFailure::Continue;
-        let quiesced = match self.run("quiesce", quiesce, &tag).await {
+        let quiesced = match self.run("quiesce", quiesce, &name).await {
             Ok(()) => Some(Arc::new(Quiesced::new(or_crash))),
             Err(failure) => {
-                tracing::warn!(%failure, tag, "no app point");
-                self.unquiesce(&tag).await;
+                tracing::warn!(%failure, tag = name, "no app point");
+                self.unquiesce(&name).await;
                 if !or_crash {
                     return Err(failure.into());
                 }
                 None
             }
         };
-        let Some(quiesced) = quiesced else { return Ok(desk.ask(Some(tag), None)?) };
-        let asked = desk.ask(Some(tag.clone()), Some(quiesced.clone()));
+        let Some(quiesced) = quiesced else { return Ok(desk.ask(tag, None)?) };
+        let asked = desk.ask(tag, Some(quiesced.clone()));
         if let Ok(answer) = &asked {
             let mut answer = answer.clone();
             let placed = answer.wait_for(|progress| *progress != Progress::Waiting);
             // Too late or gone: the window says what it came to.
-            let _ = timeout(self.config.timeout, placed).await;
+            let placed = timeout(self.config.timeout, placed);
+            tokio::select! {
+                _ = placed => {}
+                () = in_vain => {}
+            }
         }
         if !quiesced.end() {
-            tracing::warn!(tag, "no quiet instant while the application was quiesced");
+            tracing::warn!(tag = name, "no quiet instant while the application was quiesced");
         }
-        self.unquiesce(&tag).await;
+        self.unquiesce(&name).await;
         Ok(asked?)
     }
 

@@ -26,7 +26,7 @@ use crate::{
     http::{self, Control},
     limits,
     pack::Packer,
-    pause::{Escalate, Escalation, Pauser},
+    pause::{Escalate, Escalation, Means, Pauser},
     ship::{self, SessionConfig, ShipConfig, outbox},
     status::Status,
     watch::{WatchError, WatchLimits, Watcher},
@@ -103,9 +103,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     let listener = TcpListener::bind(config.http).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
 
-    let pauser = match &config.escalate {
-        Escalate::Optimistic => None,
-        Escalate::Pause(pause) => Some(Pauser::new(pause.clone()).map_err(ConfigError::from)?),
+    let (tell_overdue, overdue) = watch::channel(false);
+    let means = match &config.escalate {
+        Escalate::Optimistic => Means::None,
+        Escalate::Pause(pause) => Means::Pause(Pauser::new(pause.clone()).map_err(ConfigError::from)?),
+        Escalate::Hooks => Means::Hooks(tell_overdue),
     };
     let stop = Arc::new(AtomicBool::new(false));
     let (end_tasks, tasks_end) = watch::channel(false);
@@ -120,7 +122,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
         statuses.push(status);
         volumes.push((volume.name.clone(), engine));
     }
-    let escalation = Escalation::new(config.cut_deadline, pauser, statuses.clone());
+    let escalation = Escalation::new(config.cut_deadline, means, statuses.clone());
+    tasks.spawn({
+        let (desk, hooks) = (desk.clone(), hooks.clone());
+        async move { hooks.escalate(&desk, overdue).await }
+    });
     tasks.spawn({
         let end = until(tasks_end);
         let control = Control::new(desk.clone(), hooks.clone());

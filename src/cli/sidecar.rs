@@ -157,6 +157,8 @@ enum EscalateArg {
     Optimistic,
     /// Stop the application's processes for the last rounds; a watchdog resumes them whatever happens.
     Pause,
+    /// Run the quiesce hook, cut, run the unquiesce hook.
+    Hooks,
 }
 
 fn parse_target(text: &str) -> Result<PauseTarget, String> {
@@ -227,6 +229,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         cut_deadline: args.cut_deadline,
         escalate: match args.escalate {
             EscalateArg::Optimistic => Escalate::Optimistic,
+            EscalateArg::Hooks => Escalate::Hooks,
             EscalateArg::Pause => Escalate::Pause(PauseConfig {
                 limit: args.pause_limit,
                 targets: args.pause_targets,

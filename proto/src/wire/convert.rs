@@ -45,6 +45,7 @@ pub fn cut_to_wire(cut: &Cut) -> messages::Cut {
         how: match cut.how {
             How::Optimistic => 0,
             How::Pause => 1,
+            How::Hooks => 2,
         },
         group: cut.group.iter().map(ToString::to_string).collect(),
     }
@@ -75,6 +76,7 @@ pub fn cut_from_wire(cut: Option<messages::Cut>) -> Result<Cut, WireError> {
         how: match cut.how {
             0 => How::Optimistic,
             1 => How::Pause,
+            2 => How::Hooks,
             _ => return Err(WireError::Bad("how")),
         },
         group: cut
@@ -149,7 +151,7 @@ mod tests {
     fn how_a_cut_was_taken_is_kept_and_an_unknown_way_is_refused() {
         let digest = Bytes::from_static(&[7; 32]);
         let wire = |how| messages::Cut { consistency: 1, digest: digest.clone(), how, ..Default::default() };
-        for (number, how) in [(0, How::Optimistic), (1, How::Pause)] {
+        for (number, how) in [(0, How::Optimistic), (1, How::Pause), (2, How::Hooks)] {
             let cut = cut_from_wire(Some(wire(number))).expect("known");
             assert_eq!((cut.how, cut_to_wire(&cut).how), (how, number));
         }

@@ -23,7 +23,10 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tidelock_proto::{Epoch, PointId, VolumeName, point::Consistency};
+use tidelock_proto::{
+    Epoch, PointId, VolumeName,
+    point::{Consistency, How},
+};
 
 use super::{
     CutError, conditions,
@@ -271,7 +274,9 @@ impl Cutter {
         let id = PointId::new(epoch, newest.next());
         let Wanted { tags, app } = self.errands.wanted();
         let consistency = self.consistency(app);
-        let common = Common { id, app, tags: &tags, group: &self.group, ..common };
+        // It was asked to come to rest, and had not, or not any more.
+        let how = if common.how == How::Hooks && !app { How::Optimistic } else { common.how };
+        let common = Common { id, how, app, tags: &tags, group: &self.group, ..common };
         self.members.iter_mut().try_for_each(|member| member.commit(&common))?;
         self.errands.on_cut(id, consistency, &tags);
         Ok(())

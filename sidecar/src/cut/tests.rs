@@ -203,6 +203,37 @@ fn random_changes(tracker: TrackerChoice, seed: u64, cuts: usize) {
     }
 }
 
+/// As files of a busy database without exact ranges: the whole of them is dirty again at every drain.
+#[test]
+fn files_that_change_all_the_time_keep_nothing_else_waiting() {
+    let mut rig = Rig::new(TrackerChoice::Inotify);
+    let hot = ["a", "b"].map(|name| rig.root.join(name));
+    hot.iter().for_each(|path| fs::write(path, vec![7; 10 << 20]).unwrap());
+    fs::write(rig.root.join("z"), "old").unwrap();
+    rig.settle();
+    fs::write(rig.root.join("z"), "news").unwrap();
+    hot.iter().for_each(|path| write_at(path, 9 << 20, b"end"));
+    let inode = |rig: &Rig, name: &str| {
+        let name = Name::new(name.as_bytes()).unwrap();
+        let id = rig.engine.stage.tree().lookup(FileId::ROOT, &name).unwrap();
+        rig.engine.stage.get(id).unwrap().extents().unwrap().clone()
+    };
+    let end_of = |rig: &Rig, name: &str| inode(rig, name).touching(9 << 20, (9 << 20) + 1).next();
+    let before = ["a", "b"].map(|name| end_of(&rig, name));
+    for round in 0..12u8 {
+        hot.iter().for_each(|path| write_at(path, 0, &[round]));
+        rig.engine.drain().unwrap();
+        rig.engine.step().unwrap();
+    }
+    assert_eq!(inode(&rig, "z").size(), 4);
+    assert_ne!(end_of(&rig, "a"), before[0]);
+    assert_ne!(end_of(&rig, "b"), before[1]);
+}
+
+fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
+    fs::File::options().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
 #[test]
 fn random_changes_are_captured_by_inotify_alone() {
     (0..8).for_each(|seed| random_changes(TrackerChoice::Inotify, seed, 40));

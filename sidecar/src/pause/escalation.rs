@@ -6,6 +6,7 @@ use std::{
 };
 
 use tidelock_proto::point::How;
+use tokio::sync::watch;
 
 use super::{Pauser, policy::Policy};
 use crate::{
@@ -29,9 +30,21 @@ pub(crate) struct Waiting {
     pub(crate) names: usize,
 }
 
+/// What there is to help a cut that is overdue.
+pub(crate) enum Means {
+    /// It is tried on.
+    None,
+    /// The application is stopped.
+    Pause(Pauser),
+    /// Whoever runs the hooks is told: see [`crate::hooks`].
+    Hooks(watch::Sender<bool>),
+}
+
 /// What is done about cuts that do not converge within their deadline.
 pub(crate) struct Escalation {
     pauser: Option<Pauser>,
+    /// Whether a cut is overdue.
+    hooks: Option<watch::Sender<bool>>,
     /// Of all volumes that are cut together.
     statuses: Vec<Arc<Status>>,
     policy: Policy,
@@ -46,11 +59,17 @@ pub(crate) struct Escalation {
 }
 
 impl Escalation {
-    /// `pauser` stops the application once a cut was tried for `deadline`; without one cuts are tried on for ever.
-    pub(crate) fn new(deadline: Duration, pauser: Option<Pauser>, statuses: Vec<Arc<Status>>) -> Self {
+    /// `means` help once a cut was tried for `deadline`.
+    pub(crate) fn new(deadline: Duration, means: Means, statuses: Vec<Arc<Status>>) -> Self {
+        let (pauser, hooks) = match means {
+            Means::None => (None, None),
+            Means::Pause(pauser) => (Some(pauser), None),
+            Means::Hooks(tell) => (None, Some(tell)),
+        };
         let budget = pauser.as_ref().map_or(Duration::ZERO, Pauser::budget);
         Self {
             pauser,
+            hooks,
             statuses,
             policy: Policy::new(deadline, budget),
             pausing: None,
@@ -77,6 +96,7 @@ impl Escalation {
         if !std::mem::replace(&mut self.overdue, true) {
             self.each(|status| status.counters.cuts_overdue.add(1));
         }
+        self.tell_hooks(true);
         let due =
             self.pauser.is_some() && self.policy.is_rested(now) && self.weigh_at.is_none_or(|at| now >= at);
         if due {
@@ -96,12 +116,16 @@ impl Escalation {
         self.policy.on_round(bytes, took);
     }
 
-    /// The cut converged: the application runs on. Returns how the cut was taken, and how long the pause was.
+    /// The cut converged: the application runs on. Returns how the cut was taken (by hooks, if they had brought the application to
+    /// rest by now), and how long the pause was.
     pub(crate) fn converged(&mut self) -> (How, Duration) {
         let in_time = !std::mem::take(&mut self.overdue);
         self.misfit = None;
         if in_time && self.pauser.is_some() {
             self.each(|status| status.clear_condition(TOO_SHORT));
+        }
+        if !in_time && self.hooks.is_some() {
+            return (How::Hooks, Duration::ZERO);
         }
         let Some(until) = self.pausing.take() else { return (How::Optimistic, Duration::ZERO) };
         // Once its time was over the watchdog let them run; then the instant was found without the pause.
@@ -117,6 +141,7 @@ impl Escalation {
 
     /// Whatever the reason, the application is not to wait any longer.
     pub(crate) fn give_up(&mut self) {
+        self.tell_hooks(false);
         if self.pausing.take().is_some() {
             let took = self.end(false);
             tracing::debug!(?took, "a pause was not long enough");
@@ -129,6 +154,10 @@ impl Escalation {
 
     /// Now and then: whether a pause would be possible, before one is needed.
     pub(crate) fn upkeep(&mut self) {
+        if !self.overdue {
+            // Not before the commit, which asks whether the application is at rest.
+            self.tell_hooks(false);
+        }
         let now = Instant::now();
         if self.pausing.is_some() || self.probe_at.is_some_and(|at| now < at) {
             return;
@@ -166,6 +195,12 @@ impl Escalation {
         self.policy.on_pause(Instant::now(), took, converged);
         self.each(|status| status.on_pause(took, converged));
         took
+    }
+
+    fn tell_hooks(&self, overdue: bool) {
+        if let Some(tell) = &self.hooks {
+            tell.send_if_modified(|told| std::mem::replace(told, overdue) != overdue);
+        }
     }
 
     fn each(&self, tell: impl Fn(&Status)) {

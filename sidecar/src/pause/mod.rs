@@ -49,7 +49,7 @@ mod watchdog;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-pub(crate) use escalation::{Escalation, Waiting};
+pub(crate) use escalation::{Escalation, Means, Waiting};
 pub use select::SelectError;
 pub use stop::PauseError;
 pub(crate) use stop::Pauser;
@@ -63,6 +63,8 @@ pub enum Escalate {
     Optimistic,
     /// The application is paused for the last rounds.
     Pause(PauseConfig),
+    /// The application's own hooks bring it to rest for it.
+    Hooks,
 }
 
 /// How the application is paused.

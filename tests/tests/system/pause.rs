@@ -19,8 +19,12 @@ const NEVER_QUIET: &str =
     "head -c 64M /dev/zero >big; echo ready; while :; do echo x | dd of=big conv=notrunc 2>/dev/null; done";
 
 fn busy_application(site: &Site, volume: &Path) -> Process {
+    start_application(site, volume, NEVER_QUIET)
+}
+
+fn start_application(site: &Site, volume: &Path, script: &str) -> Process {
     let mut command = Command::new("sh");
-    command.args(["-c", NEVER_QUIET]).current_dir(volume);
+    command.args(["-c", script]).current_dir(volume);
     let app = Process::spawn("application", &mut command, &site.path("application.log"));
     wait::until_true("the application works", SOON, || app.log().contains("ready"));
     app
@@ -102,6 +106,36 @@ fn what_is_never_quiet_is_cut_in_pauses_and_says_so() {
     assert!(paused >= 2, "{paused} points were taken in a pause");
     assert_eq!(paused, cuts.iter().filter(|cut| cut.id.is_some() && !cut.paused.is_zero()).count());
     assert!(cuts.iter().all(|cut| cut.paused < Duration::from_secs(2)), "a pause was too long: {cuts:?}");
+}
+
+/// The same, but at rest while a file asks for it; it answers with another.
+const AT_REST_ON_DEMAND: &str = "head -c 64M /dev/zero >big; echo ready
+    while :; do
+        if [ -e ../hold ]; then echo >../held; while [ -e ../hold ]; do sleep 0.01; done; rm ../held; fi
+        echo x | dd of=big conv=notrunc 2>/dev/null
+    done";
+
+#[test]
+fn what_is_never_quiet_is_cut_while_its_hooks_keep_it_at_rest() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let mut app = start_application(&site, &volume, AT_REST_ON_DEMAND);
+    let receiver = site.receiver();
+    let (hold, held) = (site.path("hold"), site.path("held"));
+    let quiesce = format!("touch {}; while [ ! -e {} ]; do sleep 0.01; done", hold.display(), held.display());
+    let plan = site.sidecar(&receiver, &volume).tracker(Tracker::Inotify).arg("--escalate=hooks");
+    let plan = plan.arg("--cut-deadline=100ms").arg("--quiesce-hook").arg(&quiesce);
+    let mut sidecar = plan.arg("--unquiesce-hook").arg(&format!("rm {}", hold.display())).start();
+    wait::until_true("points at rest", SOON, || {
+        sidecar.process.must_run();
+        site.points(&receiver).iter().filter(|point| point["how"] == "hooks").count() >= 2
+    });
+    wait::until_true("the application runs on", SOON, || !held.exists());
+    app.kill();
+    sidecar.settle(SOON);
+    sidecar.process.stop();
+    let points = site.points(&receiver);
+    assert!(points.iter().all(|point| (point["how"] == "hooks") == (point["consistency"] == "app")));
 }
 
 #[test]
