@@ -126,6 +126,7 @@ fn what_is_never_quiet_is_cut_while_its_hooks_keep_it_at_rest() {
     let plan = site.sidecar(&receiver, &volume).tracker(Tracker::Inotify).arg("--escalate=hooks");
     let plan = plan.arg("--cut-deadline=100ms").arg("--quiesce-hook").arg(&quiesce);
     let mut sidecar = plan.arg("--unquiesce-hook").arg(&format!("rm {}", hold.display())).start();
+    wait::until_true("the first point", SOON, || !sidecar.acks().is_empty());
     wait::until_true("points at rest", SOON, || {
         sidecar.process.must_run();
         site.points(&receiver).iter().filter(|point| point["how"] == "hooks").count() >= 2

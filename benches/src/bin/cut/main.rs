@@ -3,7 +3,7 @@
 //! better minutes. Everything runs on one machine.
 //!
 //! A cut's time is from the first change after the last cut until it converged, its rounds are the captures in
-//! between. Both come from the sidecar (`--trace-cuts`); throughput comes from pgbench.
+//! between, and how often points come is the time between them. All come from the sidecar (`--trace-cuts`); throughput comes from pgbench.
 
 mod report;
 
@@ -71,12 +71,12 @@ fn measure(options: &Options) -> Report {
     let turn = Duration::from_secs((options.seconds / options.turns).max(1));
     let mut report = Report::new(options.scale, options.clients, options.pause_limit.into());
     for number in 0..options.turns {
-        report.alone.add(Load::start(&pg, options.clients, turn).finish(), &[]);
+        report.alone.add(Load::start(&pg, options.clients, turn).finish(), &[], (0, 0));
         let protected = |tracker, arguments: &[&str], series: &mut Series| {
             let trace = site.path(&format!("{tracker:?}-{number}.cuts"));
-            let (tps, cuts) =
+            let (tps, cuts, time) =
                 protected(&site, &receiver, &pg, tracker, arguments, &trace, options.clients, turn);
-            series.add(tps, &cuts);
+            series.add(tps, &cuts, time);
         };
         protected(Tracker::Exact, &[], &mut report.exact);
         protected(Tracker::Inotify, &pauses, &mut report.pausing);
@@ -85,7 +85,7 @@ fn measure(options: &Options) -> Report {
     report
 }
 
-/// A turn beside a sidecar: the throughput, and the cuts while the load ran.
+/// A turn beside a sidecar: the throughput, the cuts while the load ran, and when that was.
 #[allow(clippy::too_many_arguments, reason = "one call")]
 fn protected(
     site: &Site,
@@ -96,7 +96,7 @@ fn protected(
     trace: &Path,
     clients: u32,
     turn: Duration,
-) -> (f64, Vec<cuts::Cut>) {
+) -> (f64, Vec<cuts::Cut>, (u64, u64)) {
     let plan = site.sidecar(receiver, pg.data()).tracker(tracker);
     let plan = plan.arg("--trace-cuts").arg(trace.to_str().expect("paths of the bench are UTF-8"));
     let mut sidecar = arguments.iter().fold(plan, |plan, argument| plan.arg(argument)).start();
@@ -108,5 +108,5 @@ fn protected(
     sidecar.settle(CATCH_UP);
     sidecar.process.stop();
     let cuts = cuts::read(trace).into_iter().filter(|cut| (from..to).contains(&cut.cut_ns)).collect();
-    (tps, cuts)
+    (tps, cuts, (from, to))
 }

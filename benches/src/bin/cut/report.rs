@@ -14,13 +14,18 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), 
 pub(crate) struct Series {
     tps: Vec<f64>,
     cuts: Vec<Cut>,
+    /// From one point of a turn to the next, and from its beginning and to its end.
+    gaps: Vec<Duration>,
 }
 
 impl Series {
-    /// Adds a turn.
-    pub(crate) fn add(&mut self, tps: f64, cuts: &[Cut]) {
+    /// Adds a turn that lasted from one time to another, in nanoseconds since 1970.
+    pub(crate) fn add(&mut self, tps: f64, cuts: &[Cut], (from, to): (u64, u64)) {
         self.tps.push(tps);
         self.cuts.extend(cuts);
+        let points = cuts.iter().filter(|cut| cut.id.is_some()).map(|cut| cut.cut_ns);
+        let times: Vec<u64> = [from].into_iter().chain(points).chain([to]).collect();
+        self.gaps.extend(times.windows(2).map(|two| Duration::from_nanos(two[1].saturating_sub(two[0]))));
     }
 
     fn mean_tps(&self) -> f64 {
@@ -53,6 +58,10 @@ impl Series {
 
     fn cut_ms(&self) -> Vec<f64> {
         sorted(self.converged().map(|cut| cut.took.as_secs_f64() * 1e3))
+    }
+
+    fn gap_ms(&self) -> Vec<f64> {
+        sorted(self.gaps.iter().map(|gap| gap.as_secs_f64() * 1e3))
     }
 
     fn pause_ms(&self) -> Vec<f64> {
@@ -112,6 +121,7 @@ impl Report {
                 "part_within_20_ms_without_pause": series.soon(),
                 "rounds": spread(&series.rounds()),
                 "cut_ms": spread(&series.cut_ms()),
+                "between_points_ms": spread(&series.gap_ms()),
                 "pauses": pauses,
                 "pauses_in_vain": in_vain,
                 "pauses_over_limit": too_long,
@@ -153,8 +163,12 @@ impl fmt::Display for Report {
                 writeln!(f, "{pauses} pauses, {in_vain} in vain, {too_long} over the limit of {limit} ms")?;
             }
             writeln!(f, "{:<10} {:>10} {:>10} {:>10} {:>10}", "", "p50", "p90", "p99", "max")?;
-            let rows =
-                [("rounds", series.rounds()), ("cut ms", series.cut_ms()), ("pause ms", series.pause_ms())];
+            let rows = [
+                ("rounds", series.rounds()),
+                ("cut ms", series.cut_ms()),
+                ("points ms", series.gap_ms()),
+                ("pause ms", series.pause_ms()),
+            ];
             for (what, values) in rows.iter().filter(|(_, values)| !values.is_empty()) {
                 write!(f, "{what:<10}")?;
                 for (_, part) in QUANTILES {
@@ -189,7 +203,8 @@ mod tests {
             paused: Duration::from_millis(paused),
         };
         let mut series = Series::default();
-        series.add(1.0, &[cut(Some("1.1"), 1, 0), cut(Some("1.2"), 900, 60), cut(None, 0, 300)]);
+        series.add(1.0, &[cut(Some("1.1"), 1, 0), cut(Some("1.2"), 900, 60), cut(None, 0, 300)], (0, 50));
+        assert_eq!(series.gap_ms().len(), 3);
         assert_eq!(series.pauses(Duration::from_millis(250)), (2, 1, 1));
         assert!((series.soon() - 0.5).abs() < 1e-9);
     }
