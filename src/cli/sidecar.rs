@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use anyhow::Context;
 use clap::ValueEnum;
 use tidelock_proto::{Epoch, limits::EPOCH_MAX};
 use tidelock_sidecar::{
@@ -73,6 +74,10 @@ pub(crate) struct Args {
     /// The part of one core that replication may take before cuts become rarer under load, down to one in 10 ms.
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     cpu_share: f64,
+    /// How far replication stands back where the application needs every processor: 0 not at all, 19 most. With
+    /// `--escalate pause` it never does, because then the application would wait for it.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(i32).range(0..=19))]
+    nice: i32,
     /// Names that are left out: neither captured nor part of any point. Without a slash: a name, anywhere; with one: a
     /// path from the root. May be given several times. `/lost+found` always is. What a database needs is yours to know.
     #[arg(long = "exclude", value_name = "[TENANT/NAME=]GLOB", value_parser = parse_exclude)]
@@ -150,7 +155,7 @@ enum TrackerArg {
     Inotify,
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum EscalateArg {
     /// Keep trying.
     #[default]
@@ -245,6 +250,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         pack_threads: args.pack_threads,
         zstd_level: args.zstd_level,
     };
+    if args.escalate != EscalateArg::Pause {
+        // Of this thread, and so of all it starts.
+        let nice = rustix::process::setpriority_process(None, args.nice);
+        nice.context("cannot set --nice")?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = runtime.block_on(async {
         let shutdown = signals::shutdown()?;

@@ -20,6 +20,14 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
 }
 
+/// The nice values of its threads.
+pub fn nice_values(pid: u32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    let nice = |stat: String| stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(16)?.parse().ok();
+    stats.filter_map(nice).collect()
+}
+
 /// Whether its first thread is stopped by a signal.
 pub fn is_stopped(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -52,6 +52,17 @@ fn four_gib_seed_within_memory_and_a_page_written_costs_a_page() {
     assert!(sent < 12 << 10, "{sent} bytes on the wire for a 4 KiB write");
 }
 
+#[test]
+fn all_of_the_sidecar_stands_back_behind_the_application() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let receiver = site.receiver();
+    let mut sidecar = site.sidecar(&receiver, &volume).start();
+    sidecar.settle(SOON);
+    let nice = procfs::nice_values(sidecar.process.pid());
+    assert!(nice.len() > 2 && nice.iter().all(|nice| *nice == 5), "{nice:?}");
+}
+
 /// Writes pages at random places, each durable on the receiver before the next.
 fn write_pages(sidecar: &mut Sidecar, file: &Path, count: u64, rng: &mut SmallRng) {
     let file = File::options().write(true).open(file).expect("writable");
