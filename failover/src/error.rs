@@ -1,19 +1,26 @@
 //! Why an operator's request failed, and which of the failures are refusals.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use thiserror::Error;
 use tidelock_proto::{
-    Epoch, PointId, VolumeName,
+    ChunkId, Epoch, PointId, VolumeName,
     chunk::ChunkError,
     identity::IdentityFileError,
     transport::{FrameError, TransportError},
     tree::TreeError,
     wire::WireError,
 };
-use tidelock_receiver::{reconcile::ReconcileError, store::StoreError};
+use tidelock_receiver::{
+    history::PatternError,
+    reconcile::{ChunksError, ReconcileError},
+    store::StoreError,
+};
 
-use crate::at::AtError;
+use crate::{
+    at::AtError,
+    browse::{EntryKind, PathError, VolumePath},
+};
 
 /// Why it failed. The messages say what to do where that is known.
 #[derive(Debug, Error)]
@@ -145,6 +152,53 @@ pub enum FailoverError {
         /// How many are missing of those that were looked for.
         missing: u64,
     },
+    /// The point has nothing at this path.
+    #[error("point {point} has no {path}: `tidelock ls` shows what it has; links are not followed")]
+    NoPath {
+        /// The point.
+        point: PointId,
+        /// The path.
+        path: VolumePath,
+    },
+    /// What was to be read is something else.
+    #[error("{path} is no regular file but a {}", format!("{kind:?}").to_lowercase())]
+    NotAFile {
+        /// The path.
+        path: VolumePath,
+        /// What it is.
+        kind: EntryKind,
+    },
+    /// Not a path in a volume.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Not a pattern.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The patterns leave nothing.
+    #[error("the point has no name that --include means and --exclude does not; nothing was written")]
+    NothingIncluded,
+    /// A directory cannot be made equal to a part.
+    #[error(
+        "--overwrite would delete what --include and --exclude leave out; restore the part to a directory of its own"
+    )]
+    PartOverwrites,
+    /// The first point comes after the last.
+    #[error("point {from} is newer than {to}: --from is the older one")]
+    Backwards {
+        /// Where to begin.
+        from: PointId,
+        /// Where to end.
+        to: PointId,
+    },
+    /// Content could not be had.
+    #[error("cannot get the content")]
+    Content(#[source] ChunksError),
+    /// A chunk did not come, or is too short for the file that refers to it.
+    #[error("chunk {0} is missing or too short for the file that refers to it")]
+    LostChunk(ChunkId),
+    /// Nobody takes the content.
+    #[error("cannot write the content")]
+    Output(#[source] io::Error),
     /// The directory could not be written.
     #[error(transparent)]
     Reconcile(#[from] ReconcileError),
@@ -173,6 +227,11 @@ impl FailoverError {
             Self::Identity(_)
                 | Self::NotAStore(_)
                 | Self::At(_)
+                | Self::Path(_)
+                | Self::Pattern(_)
+                | Self::Backwards { .. }
+                | Self::NothingIncluded
+                | Self::PartOverwrites
                 | Self::Transport(TransportError::Address(_))
                 | Self::Reconcile(ReconcileError::NotDirectory(_))
         )

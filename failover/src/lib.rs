@@ -5,8 +5,10 @@
 
 mod access;
 mod at;
+mod browse;
 mod error;
 pub mod limits;
+mod part;
 mod plan;
 mod promote;
 mod rebuild;
@@ -19,7 +21,12 @@ mod verify;
 
 pub use access::Access;
 pub use at::{At, AtError};
+pub use browse::{
+    CatReport, Change, ChangeKind, DiffReport, Entry, EntryKind, FindOptions, FindReport, FoundReport,
+    LsReport, PathError, Span, StatsReport, VolumePath, cat, diff, find, ls, stats,
+};
 pub use error::FailoverError;
+pub use part::Part;
 pub use plan::{PlanReport, RuleReport, plan};
 pub use promote::{PromoteOptions, PromoteReport, Recovery, next_command, promote};
 pub use rebuild::{RebuildReport, rebuild};

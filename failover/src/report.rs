@@ -39,6 +39,8 @@ pub struct PointReport {
     pub how: How,
     /// Conditions that held while it was cut.
     pub conditions: Vec<String>,
+    /// The volumes that were cut at this instant, each with a point of this number; empty for a volume on its own.
+    pub group: Vec<String>,
     /// Names people gave it.
     pub tags: Vec<String>,
     /// Whether the current epoch builds on it; if not, it is what an old primary wrote after a promotion.
@@ -57,6 +59,7 @@ impl PointReport {
             tracker: point.cut.tracker.clone(),
             how: point.cut.how,
             conditions: point.cut.conditions.clone(),
+            group: point.cut.group.iter().map(ToString::to_string).collect(),
             tags: point.tags.clone(),
             current,
         }

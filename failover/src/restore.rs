@@ -13,11 +13,12 @@ use crate::{
     access::Access,
     at::At,
     error::FailoverError,
+    part::Part,
     report::{PointReport, choose},
 };
 
 /// What to restore, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RestoreOptions {
     /// Which point.
     pub at: At,
@@ -27,6 +28,8 @@ pub struct RestoreOptions {
     pub overwrite: bool,
     /// Files of the right size and time are not read.
     pub trust_mtime: bool,
+    /// Only these names.
+    pub part: Part,
 }
 
 /// What is being done.
@@ -78,10 +81,15 @@ pub fn restore(
     let begun = Instant::now();
     events(Event::Step(Step::Select));
     let choice = choose(access, volume, &options.at, options.accept_fuzzy, SystemTime::now())?;
-    let target = target_options(volume, choice.point.id, options.overwrite, options.trust_mtime);
+    let mut target = target_options(volume, choice.point.id, options.overwrite, options.trust_mtime);
+    // A run with other patterns does not go on where this one was interrupted.
+    target.label.push_str(&options.part.to_string());
+    if options.overwrite && !options.part.is_whole() {
+        return Err(FailoverError::PartOverwrites);
+    }
     reconcile::check_target(directory, &target)?;
     events(Event::Step(Step::Check));
-    let tree = access.tree(volume, &choice.point)?;
+    let tree = options.part.of(access.tree(volume, &choice.point)?)?;
     let work = write(access, volume, &tree, directory, &target, events)?;
     Ok(RestoreReport {
         volume: volume.to_string(),

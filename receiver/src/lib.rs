@@ -3,6 +3,7 @@
 mod catalogue;
 mod config;
 mod error;
+pub mod history;
 mod http;
 pub mod index;
 mod keeper;

@@ -127,6 +127,13 @@ pub const CHUNKS_PER_REQUEST: usize = 16 * 1024;
 /// Trees built for operators at once.
 pub const TREES_AT_ONCE: usize = 4;
 
+/// Longest pattern of names, in bytes.
+pub const PATTERN_MAX_BYTES: usize = 4096;
+/// What a search has found and nobody has taken yet; then it waits.
+pub const FIND_EVENTS: usize = 256;
+/// Distinct chunks that one question for sizes may count: about 200 MiB of memory.
+pub const USAGE_CHUNKS_MAX: usize = 4 * 1024 * 1024;
+
 // Verify.
 
 /// Verifications that run at once; each reads the whole log.

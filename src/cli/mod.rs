@@ -2,10 +2,14 @@
 //!
 //! What a command does belongs to the libraries, which neither print nor exit. Exit codes are in [`exit`].
 
+mod cat;
 mod demo;
+mod diff;
 pub(crate) mod exit;
+mod find;
 mod local;
 mod logging;
+mod ls;
 pub(crate) mod output;
 mod pki;
 mod points;
@@ -15,6 +19,7 @@ mod restore;
 mod sidecar;
 mod signals;
 mod source;
+mod stats;
 mod status;
 mod store;
 mod verify;
@@ -37,6 +42,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Points(points::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Diff(diff::Args),
+    Find(find::Args),
+    Stats(stats::Args),
     Restore(restore::Args),
     Promote(promote::Args),
     Status(status::Args),
@@ -63,6 +73,11 @@ pub(crate) fn run() -> ExitCode {
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Points(args) => points::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Cat(args) => cat::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Find(args) => find::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Status(args) => status::run(&args),

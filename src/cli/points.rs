@@ -30,11 +30,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::json(&found)?);
     }
     let rows: Vec<_> = found.iter().map(row).collect();
-    output::table(["POINT", "TIME", "CONSISTENCY", "TRACKER", "HOW", "LINE", "TAGS", "CONDITIONS"], &rows);
+    output::table(
+        ["POINT", "TIME", "CONSISTENCY", "TRACKER", "HOW", "LINE", "GROUP", "TAGS", "CONDITIONS"],
+        &rows,
+    );
     Ok(())
 }
 
-fn row(point: &PointReport) -> [String; 8] {
+fn row(point: &PointReport) -> [String; 9] {
     [
         point.id.clone(),
         point.time.clone(),
@@ -42,6 +45,7 @@ fn row(point: &PointReport) -> [String; 8] {
         point.tracker.clone(),
         point.how.to_string(),
         if point.current { "current" } else { "old" }.to_owned(),
+        output::or_dash((!point.group.is_empty()).then(|| point.group.join(", "))),
         point.tags.join(", "),
         point.conditions.join(", "),
     ]

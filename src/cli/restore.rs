@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use tidelock_failover::{At, RestoreOptions, restore};
+use tidelock_failover::{At, Part, RestoreOptions, restore};
 use tidelock_proto::VolumeName;
+use tidelock_receiver::history::Patterns;
 
 use super::{exit::Failure, output, signals, source::Source};
 
@@ -37,6 +38,13 @@ pub(crate) struct Target {
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
+    /// Only what this pattern means, with all below it; may be given several times. Without a slash: a name, anywhere;
+    /// with one: a path from the root
+    #[arg(long, value_name = "GLOB", conflicts_with = "overwrite")]
+    include: Vec<String>,
+    /// Not what this pattern means, nor anything below it; may be given several times
+    #[arg(long, value_name = "GLOB", conflicts_with = "overwrite")]
+    exclude: Vec<String>,
     #[command(flatten)]
     source: Source,
 }
@@ -48,6 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         accept_fuzzy: target.accept.is_some(),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
+        part: Part { include: patterns(&args.include)?, exclude: patterns(&args.exclude)? },
     };
     signals::say_how_to_go_on()?;
     let access = args.source.open()?;
@@ -66,6 +75,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     ]);
     warn(&report.work);
     Ok(())
+}
+
+fn patterns(texts: &[String]) -> Result<Patterns, Failure> {
+    Patterns::new(texts.iter().map(String::as_str)).map_err(Failure::usage)
 }
 
 /// What was done to a directory, in a line.

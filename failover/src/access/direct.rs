@@ -5,6 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName, point::Point};
 use tidelock_receiver::{
+    history::{self, Found, Patterns, Query, Usage},
     reconcile::{Chunks, ChunksError},
     store::{Batch, Record, Store, StoreError, StoreOptions},
     verify::{Event, verify},
@@ -113,6 +114,26 @@ impl Direct {
             true
         })?;
         Ok(summary.expect("nobody stopped it").into())
+    }
+
+    pub(super) fn find(
+        &self,
+        name: &VolumeName,
+        pattern: &str,
+        (first, last): (PointId, PointId),
+        changes: bool,
+        each: &mut dyn FnMut(Found) -> bool,
+    ) -> Result<(), FailoverError> {
+        let patterns = Patterns::new([pattern])?;
+        let query = Query { patterns: &patterns, first, last, changes };
+        Ok(history::find(&self.0, name, query, each)?)
+    }
+
+    pub(super) fn usage(&self, name: &VolumeName, point: Option<PointId>) -> Result<Usage, FailoverError> {
+        Ok(match point {
+            Some(point) => history::usage(&self.0, name, point)?,
+            None => history::usage_of_all(&self.0, name)?,
+        })
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {

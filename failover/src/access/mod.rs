@@ -6,7 +6,10 @@ mod remote;
 use std::path::Path;
 
 use tidelock_proto::{Epoch, PointId, Tree, VolumeName, point::Point, wire::messages::Heartbeat};
-use tidelock_receiver::reconcile::Chunks;
+use tidelock_receiver::{
+    history::{Found, Usage},
+    reconcile::Chunks,
+};
 
 use crate::{
     error::FailoverError,
@@ -140,6 +143,29 @@ impl Access {
         match &self.0 {
             Kind::Remote(remote) => remote.verify(name, told),
             Kind::Direct(direct) => direct.verify(name, told),
+        }
+    }
+
+    /// Looks for names in the points from a first to a last one, until `each` returns `false`.
+    pub(crate) fn find(
+        &self,
+        name: &VolumeName,
+        pattern: &str,
+        points: (PointId, PointId),
+        changes: bool,
+        each: &mut dyn FnMut(Found) -> bool,
+    ) -> Result<(), FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.find(name, pattern, points, changes, each),
+            Kind::Direct(direct) => direct.find(name, pattern, points, changes, each),
+        }
+    }
+
+    /// What a point takes, or all points together.
+    pub(crate) fn usage(&self, name: &VolumeName, point: Option<PointId>) -> Result<Usage, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.usage(name, point),
+            Kind::Direct(direct) => direct.usage(name, point),
         }
     }
 

@@ -14,13 +14,17 @@ use tidelock_proto::{
     wire::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
-            ChunksRequest, Open, OpenKind, OperatorReply, OperatorRequest, PointsRequest, PromoteRequest,
-            ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest, VerifyRequest, VolumeStatus,
+            ChunksRequest, FindRequest, Open, OpenKind, OperatorReply, OperatorRequest, PointsRequest,
+            PromoteRequest, ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest, UsageRequest,
+            VerifyRequest, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
 };
-use tidelock_receiver::reconcile::{Chunks, ChunksError};
+use tidelock_receiver::{
+    history::{Found, Usage},
+    reconcile::{Chunks, ChunksError},
+};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Live, Probe, Volume, chunk_ids};
@@ -193,6 +197,40 @@ impl Remote {
             Ok(true)
         })?;
         summary.ok_or(FailoverError::Answer)
+    }
+
+    pub(super) fn find(
+        &self,
+        name: &VolumeName,
+        pattern: &str,
+        (first, last): (PointId, PointId),
+        changes: bool,
+        each: &mut dyn FnMut(Found) -> bool,
+    ) -> Result<()> {
+        let request = FindRequest {
+            volume: name.to_string(),
+            pattern: pattern.to_owned(),
+            first: Some(point_id_to_wire(first)),
+            last: Some(point_id_to_wire(last)),
+            changes,
+        };
+        self.ask(RequestKind::Find(request), |reply| match reply {
+            ReplyKind::Found(found) => Ok(each(found.try_into()?)),
+            _ => Err(FailoverError::Answer),
+        })
+    }
+
+    pub(super) fn usage(&self, name: &VolumeName, point: Option<PointId>) -> Result<Usage> {
+        let request = UsageRequest { volume: name.to_string(), point: point.map(point_id_to_wire) };
+        let mut usage = None;
+        self.ask(RequestKind::Usage(request), |reply| match reply {
+            ReplyKind::Usage(found) => {
+                usage = Some(found.into());
+                Ok(true)
+            }
+            _ => Err(FailoverError::Answer),
+        })?;
+        usage.ok_or(FailoverError::Answer)
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<()> {

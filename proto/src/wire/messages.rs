@@ -248,7 +248,7 @@ pub struct Ack {
 pub struct OperatorRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22")]
     pub kind: Option<RequestKind>,
 }
 
@@ -275,6 +275,15 @@ pub enum RequestKind {
     /// Re-reads the log and replays volumes.
     #[prost(message, tag = "8")]
     Verify(VerifyRequest),
+    /// At which points names exist.
+    #[prost(message, tag = "20")]
+    Find(FindRequest),
+    /// What points take in the store.
+    #[prost(message, tag = "21")]
+    Usage(UsageRequest),
+    /// Makes a new volume of a point.
+    #[prost(message, tag = "22")]
+    Clone(CloneRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -336,8 +345,46 @@ pub struct VerifyRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub struct FindRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// See `docs/operations.md`.
+    #[prost(string, tag = "2")]
+    pub pattern: String,
+    /// The points from here...
+    #[prost(message, optional, tag = "3")]
+    pub first: Option<PointId>,
+    /// ...to here, along the line that leads there.
+    #[prost(message, optional, tag = "4")]
+    pub last: Option<PointId>,
+    /// Every change is told, and not only how many there were.
+    #[prost(bool, tag = "5")]
+    pub changes: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UsageRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// Absent, all points together.
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<PointId>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CloneRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<PointId>,
+    /// The new volume, of the same tenant; it must not exist.
+    #[prost(string, tag = "3")]
+    pub to: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct OperatorReply {
-    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22")]
     pub kind: Option<ReplyKind>,
 }
 
@@ -370,6 +417,13 @@ pub enum ReplyKind {
     /// Comes last.
     #[prost(message, tag = "10")]
     VerifySummary(VerifySummary),
+    #[prost(message, tag = "20")]
+    Found(Found),
+    #[prost(message, tag = "21")]
+    Usage(Usage),
+    /// The first point of the new volume.
+    #[prost(message, tag = "22")]
+    Cloned(Point),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -509,4 +563,57 @@ pub struct VerifySummary {
     /// Points that cannot be restored whole.
     #[prost(uint64, tag = "7")]
     pub damaged_points: u64,
+}
+
+/// Something that happened to a name.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Found {
+    /// From the root, without a leading slash.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// 1 there at the first point, 2 created, 3 changed, 4 removed, 5 there at the last point.
+    #[prost(uint32, tag = "2")]
+    pub what: u32,
+    #[prost(message, optional, tag = "3")]
+    pub point: Option<PointId>,
+    /// The time of its cut, in nanoseconds since 1970.
+    #[prost(fixed64, tag = "4")]
+    pub time_ns: u64,
+    /// The size of a regular file after it, in bytes.
+    #[prost(uint64, tag = "5")]
+    pub size_bytes: u64,
+    /// How often it changed since it came, and where last.
+    #[prost(uint64, tag = "6")]
+    pub changes: u64,
+    #[prost(message, optional, tag = "7")]
+    pub changed: Option<PointId>,
+}
+
+/// What points take.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Usage {
+    #[prost(uint64, tag = "1")]
+    pub points: u64,
+    /// Of the last of these points: files, directories and all else.
+    #[prost(uint64, tag = "2")]
+    pub files: u64,
+    #[prost(uint64, tag = "3")]
+    pub directories: u64,
+    #[prost(uint64, tag = "4")]
+    pub others: u64,
+    /// The sizes of its files, and without holes.
+    #[prost(uint64, tag = "5")]
+    pub size_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub data_bytes: u64,
+    /// Distinct chunks of all these points, their content, and what they take in the log.
+    #[prost(uint64, tag = "7")]
+    pub chunks: u64,
+    #[prost(uint64, tag = "8")]
+    pub chunk_bytes: u64,
+    #[prost(uint64, tag = "9")]
+    pub stored_bytes: u64,
+    /// Those that are nowhere.
+    #[prost(uint64, tag = "10")]
+    pub missing_chunks: u64,
 }

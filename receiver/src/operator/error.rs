@@ -5,7 +5,7 @@ use tidelock_proto::{
     Epoch, ids::VolumeNameError, transport::FrameError, wire::PROTOCOL_VERSION, wire::WireError,
 };
 
-use crate::store::StoreError;
+use crate::{history::PatternError, store::StoreError};
 
 /// See `docs/protocol.md` for the codes.
 #[derive(Debug, Error)]
@@ -20,6 +20,8 @@ pub(super) enum OperatorError {
     Wire(#[from] WireError),
     #[error("{0}")]
     BadRequest(&'static str),
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     #[error("{peer} may not {what}: its certificate does not allow it")]
     NotPermitted { peer: String, what: String },
     #[error("the epoch is {current}, not {expected}: somebody else promoted the volume")]
@@ -35,12 +37,13 @@ impl OperatorError {
     /// `Failed.code` of the protocol.
     pub(super) fn code(&self) -> u32 {
         match self {
-            Self::Version(_) | Self::Name(_) | Self::Wire(_) | Self::BadRequest(_) | Self::Gone(_) => 1,
+            Self::Version(_) | Self::Name(_) | Self::Wire(_) | Self::BadRequest(_) | Self::Pattern(_) => 1,
+            Self::Gone(_) => 1,
             Self::NotPermitted { .. } => 2,
             Self::Epoch { .. } => 5,
             Self::Store(error) => match error {
-                StoreError::Limit(_) => 1,
                 StoreError::Full { .. } => 7,
+                StoreError::Limit(_) | StoreError::VolumeExists(_) | StoreError::OtherTenant(..) => 1,
                 StoreError::NoSuchVolume(_) => 3,
                 StoreError::NoSuchPoint(..) => 4,
                 StoreError::EpochMoved { .. } | StoreError::Fenced { .. } => 5,

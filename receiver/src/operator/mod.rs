@@ -3,7 +3,9 @@
 //! Every request names one volume and is allowed or not before the store is looked at, so that an operator of another tenant
 //! cannot tell a volume that exists from one that does not.
 
+mod clone;
 mod error;
+mod history;
 mod promote;
 mod read;
 mod status;
@@ -129,6 +131,16 @@ async fn answer(
         RequestKind::Verify(request) => {
             let volume = request.volume.as_deref().map(permitted).transpose()?;
             verify::answer(context, peer, volume, replies).await?;
+        }
+        RequestKind::Find(request) => {
+            history::find(context, permitted(&request.volume)?, request, replies).await?;
+        }
+        RequestKind::Usage(request) => {
+            history::usage(context, permitted(&request.volume)?, request.point, replies).await?;
+        }
+        RequestKind::Clone(request) => {
+            let (volume, to) = (permitted(&request.volume)?, permitted(&request.to)?);
+            clone::answer(context, volume, request.point, to, replies).await?;
         }
     }
     replies.send(ReplyKind::Done(Done {})).await?;

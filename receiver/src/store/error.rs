@@ -74,6 +74,12 @@ pub enum StoreError {
     /// No such volume.
     #[error("volume {0} does not exist")]
     NoSuchVolume(VolumeName),
+    /// A new volume was to be made, and there is one.
+    #[error("volume {0} exists; choose another name")]
+    VolumeExists(VolumeName),
+    /// A clone of another tenant: chunks are a tenant's own.
+    #[error("{1} is of another tenant than {0}; a clone stays with its tenant")]
+    OtherTenant(VolumeName, VolumeName),
     /// The volume has no such point.
     #[error("volume {0} has no point {1}")]
     NoSuchPoint(VolumeName, PointId),

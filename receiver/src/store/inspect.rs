@@ -1,14 +1,15 @@
-//! What [`crate::verify`] asks a store, beyond what it offers to everybody: places, and the log as it is.
+//! What [`crate::verify`] and [`crate::history`] ask a store, beyond what it offers to everybody: places, and the log as it is.
 
 use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName};
 
 use super::{Store, StoreError, open::store_id};
 use crate::{
-    catalogue::{Step, decode_place, decode_step},
+    catalogue::{Step, decode_content_len, decode_place, decode_step},
     index::{Table, key},
     log::{
         Mark, Place,
         entry::Kind,
+        frame::RECORD_HEADER_BYTES,
         scan::{Bound, Found, Outcome, scan_until},
     },
 };
@@ -48,6 +49,16 @@ impl Store {
     pub(crate) fn chunk_place(&self, tenant: &str, id: &ChunkId) -> Result<Option<Place>, StoreError> {
         let value = self.shared().index.get(Table::Chunks, &key::chunk(tenant, id))?;
         Ok(value.and_then(|value| decode_place(&value)))
+    }
+
+    /// The length of a chunk's content, and of its record in the log, in bytes, as the index has them.
+    pub(crate) fn chunk_size(&self, tenant: &str, id: &ChunkId) -> Result<Option<(u64, u64)>, StoreError> {
+        let value = self.shared().index.get(Table::Chunks, &key::chunk(tenant, id))?;
+        let size = |value: Vec<u8>| {
+            let stored = RECORD_HEADER_BYTES as u64 + u64::from(decode_place(&value)?.len);
+            Some((u64::from(decode_content_len(&value)?), stored))
+        };
+        Ok(value.and_then(size))
     }
 
     /// Whether the index knows a point whose record was found at a place: by that record, or by another one that is intact.

@@ -14,6 +14,7 @@
 
 mod batch;
 mod checkpoint;
+mod clone;
 mod compact;
 mod error;
 mod inbox;
