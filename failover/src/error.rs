@@ -121,6 +121,24 @@ pub enum FailoverError {
         /// The epoch when this promotion began.
         expected: Epoch,
     },
+    /// The sidecar lost events and has not compared the volume yet.
+    #[error(
+        "volume {0} is unverified: its sidecar lost events and compares the volume, so the newest point may lack changes; \
+         --accept unverified promotes it nevertheless"
+    )]
+    Unverified(VolumeName),
+    /// The copy could not be written; the epoch has not risen.
+    #[error(
+        "point {point} could not be written, so nobody was fenced; run this again, or choose an earlier point with --at \
+         (`tidelock verify` says which are whole)"
+    )]
+    BeforeFence {
+        /// What was being written.
+        point: PointId,
+        /// Why not.
+        #[source]
+        source: Box<FailoverError>,
+    },
     /// The epoch was raised, and the copy could not be written.
     #[error(
         "the old primary is fenced since epoch {epoch}, but point {point} could not be written; run this again, or choose an \
@@ -182,6 +200,32 @@ pub enum FailoverError {
         "--overwrite would delete what --include and --exclude leave out; restore the part to a directory of its own"
     )]
     PartOverwrites,
+    /// The sidecar of a volume that is to be rolled back still runs.
+    #[error(
+        "the sidecar of {0} is connected: stop the application and then the sidecar, whose final cut keeps what is there now; \
+         --force goes on nevertheless"
+    )]
+    Connected(VolumeName),
+    /// Somebody works in the directory that is to be rolled back.
+    #[error("{} is in use by {by}: stop what works there; --force goes on nevertheless", directory.display())]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// The first processes.
+        by: String,
+    },
+    /// It could not be found out who works in a directory.
+    #[error("cannot find out who has files open there")]
+    Openers(#[source] io::Error),
+    /// Somebody asked for the end. Nothing is left behind.
+    #[error("interrupted; nothing is left behind")]
+    Interrupted,
+    /// A check could not be run.
+    #[error("cannot run the check")]
+    Check(#[source] io::Error),
+    /// What a test failover had written could not be removed.
+    #[error("cannot remove what the test has written")]
+    CleanUp(#[source] io::Error),
     /// The first point comes after the last.
     #[error("point {from} is newer than {to}: --from is the older one")]
     Backwards {
@@ -212,6 +256,9 @@ impl FailoverError {
             Self::Fuzzy(_)
                 | Self::OnlyFuzzy(_)
                 | Self::EpochMoved { .. }
+                | Self::Unverified(_)
+                | Self::Connected(_)
+                | Self::InUse { .. }
                 | Self::Reconcile(
                     ReconcileError::NotEmpty(_)
                         | ReconcileError::Unfinished { .. }

@@ -6,14 +6,18 @@
 mod access;
 mod at;
 mod browse;
+mod clone;
 mod error;
 pub mod limits;
+mod openers;
 mod part;
 mod plan;
 mod promote;
 mod rebuild;
+mod rehearse;
 mod report;
 mod restore;
+mod rollback;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -25,11 +29,18 @@ pub use browse::{
     CatReport, Change, ChangeKind, DiffReport, Entry, EntryKind, FindOptions, FindReport, FoundReport,
     LsReport, PathError, Span, StatsReport, VolumePath, cat, diff, find, ls, stats,
 };
+pub use clone::{CloneReport, clone};
 pub use error::FailoverError;
+pub use openers::{Opener, Openers, openers};
 pub use part::Part;
 pub use plan::{PlanReport, RuleReport, plan};
-pub use promote::{PromoteOptions, PromoteReport, Recovery, next_command, promote};
+pub use promote::{
+    Prepared, PromoteOptions, PromotePlan, PromoteReport, Recovery, next_command, plan as plan_promotion,
+    prepare as prepare_promotion, promote,
+};
 pub use rebuild::{RebuildReport, rebuild};
+pub use rehearse::{RehearseOptions, RehearseReport, rehearse};
 pub use report::{PointReport, VolumeReport, points, status};
 pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};
+pub use rollback::{RollbackOptions, RollbackReport, rollback};
 pub use verify::{FindingReport, VerifyReport, VerifyStep, verify};

@@ -1,5 +1,7 @@
 //! Every limit of the operator's side, in one place.
 
+use std::time::Duration;
+
 /// Chunk ids in one request to a receiver.
 pub const CHUNKS_PER_REQUEST: usize = 256;
 /// Chunks that are read to see whether a point is restorable, where asking for all of them would mean fetching them.
@@ -8,5 +10,13 @@ pub const PROBE_CHUNKS: usize = 128;
 pub const CAT_BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// Events that one search takes in; what comes after is left out, and the report says so.
 pub const FIND_EVENTS_MAX: usize = 1_000_000;
+/// Rounds in which a promotion follows a primary that still writes, before it is fenced.
+pub const PROMOTE_ROUNDS: usize = 5;
+/// A round that took no longer than this is the last: what came since is written after the fence.
+pub const PROMOTE_ROUND: Duration = Duration::from_millis(500);
+/// A point that has so many names gets none for a result: a few are left for people.
+pub const RESULTS_PER_POINT: usize = 12;
+/// How often the check of a test failover is asked whether it has ended.
+pub const CHECK_POLL: Duration = Duration::from_millis(10);
 /// Points asked for when the newest usable one is wanted, before all of them are.
 pub const NEWEST_POINTS: usize = 256;

@@ -33,7 +33,7 @@ pub struct RestoreOptions {
 }
 
 /// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// Choosing the point.
@@ -44,6 +44,12 @@ pub enum Step {
     Fence,
     /// Writing the directory.
     Restore,
+    /// The epoch was raised: writing what came since the copy was begun.
+    Difference,
+    /// The directory is equal to the point: its marker goes.
+    Complete,
+    /// Nothing is left to do.
+    Done,
 }
 
 /// How a restore or promotion goes.

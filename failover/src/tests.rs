@@ -194,12 +194,13 @@ fn what_can_be_refused_is_refused_before_the_epoch_rises() {
 #[test]
 fn a_promotion_that_was_interrupted_is_completed_by_the_same_command() {
     let world = World::new();
-    // The target's parent is a file when the directory is to be written, and so the write fails.
+    // The target's parent is a file once the epoch has risen, and so the directory cannot be completed.
     let broken = world.dir.path().join("not-yet");
     let target = broken.join("target");
     let raised = AtomicBool::new(false);
     let events = |event| {
-        if event == Event::Step(Step::Restore) && !raised.swap(true, Ordering::Relaxed) {
+        if event == Event::Step(Step::Difference) && !raised.swap(true, Ordering::Relaxed) {
+            fs::remove_dir_all(&broken).unwrap();
             fs::write(&broken, "in the way").unwrap();
         }
     };
@@ -210,7 +211,11 @@ fn a_promotion_that_was_interrupted_is_completed_by_the_same_command() {
     let report = run(&target).unwrap();
     assert_eq!((report.epoch, report.resumed), (2, true));
     assert!(target.join("which").exists() && !marker_path(&target).exists());
-    // A finished one is not begun again: somebody may have started on it.
+    // Once more: it is done, and nothing is written.
+    let report = run(&target).unwrap();
+    assert_eq!((report.epoch, report.resumed, report.already), (2, true, true));
+    // A finished one is not begun again when somebody has started on it.
+    fs::write(target.join("which"), "somebody works here").unwrap();
     assert!(run(&target).unwrap_err().is_refusal());
     assert_eq!(world.epoch(), 2);
 }
@@ -259,4 +264,166 @@ fn a_mistyped_store_is_not_created() {
     let missing = dir.path().join("stroe");
     assert!(matches!(Access::direct(&missing), Err(FailoverError::NotAStore(_))));
     assert!(!missing.exists());
+}
+
+/// Every byte of the log that belongs to this text is another.
+fn damage(store: &Path, text: &str) {
+    for segment in fs::read_dir(store.join("log")).unwrap().map(|entry| entry.unwrap().path()) {
+        let mut bytes = fs::read(&segment).unwrap();
+        while let Some(at) = bytes.windows(text.len()).position(|part| part == text.as_bytes()) {
+            bytes[at..at + text.len()].fill(b'!');
+        }
+        fs::write(&segment, bytes).unwrap();
+    }
+}
+
+#[test]
+fn damage_is_found_before_anybody_is_fenced() {
+    let world = World::new();
+    damage(&world.store(), "this is 1.3");
+    let failed = world.promote(at("latest")).unwrap_err();
+    assert!(matches!(failed, FailoverError::BeforeFence { .. }), "{failed}");
+    assert_eq!(world.epoch(), 1);
+    // The same target takes another point, for nothing was promoted to it.
+    assert_eq!(world.promote(at("1.2")).unwrap().point.id, "1.2");
+    assert_eq!((world.which().as_str(), world.epoch()), ("this is 1.2", 2));
+}
+
+#[test]
+fn a_plan_says_what_a_promotion_does_and_changes_nothing() {
+    let world = World::new();
+    let plan = |options: PromoteOptions| {
+        plan_promotion(&world.access(), &world.volume(), &world.target(), &options, &|_| {})
+    };
+    let planned = plan(at("latest")).unwrap();
+    assert_eq!((planned.point.id.as_str(), planned.epoch, planned.new_epoch), ("1.3", 1, 2));
+    assert_eq!((planned.chunks_checked, planned.already, planned.connected), (1, false, None));
+    assert!(!world.target().exists() && world.epoch() == 1);
+    let done = world.promote(at("latest")).unwrap();
+    assert_eq!((done.point.id, done.epoch), (planned.point.id, planned.new_epoch));
+    let again = plan(at("latest")).unwrap();
+    assert_eq!((again.resumes, again.already, again.new_epoch), (true, true, 2));
+    fs::write(world.target().join("mine"), "").unwrap();
+    assert!(plan(at("latest")).unwrap_err().is_refusal());
+}
+
+#[test]
+fn a_promotion_ends_the_same_wherever_it_was_interrupted() {
+    let steps =
+        [Step::Select, Step::Check, Step::Restore, Step::Fence, Step::Difference, Step::Complete, Step::Done];
+    for step in steps {
+        let world = World::new();
+        let interrupted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let events = |event| assert_ne!(event, Event::Step(step), "interrupted on purpose");
+            promote(&world.access(), &world.volume(), &world.target(), &at("latest"), &events)
+        }));
+        assert!(interrupted.is_err(), "{step:?} never came");
+        let raised = matches!(step, Step::Difference | Step::Complete | Step::Done);
+        assert_eq!(world.epoch(), if raised { 2 } else { 1 }, "{step:?}");
+        let done = world.promote(at("latest")).unwrap();
+        assert_eq!((done.epoch, done.point.id.as_str(), done.resumed), (2, "1.3", raised), "{step:?}");
+        assert_eq!((world.which().as_str(), world.epoch()), ("this is 1.3", 2), "{step:?}");
+        assert!(!marker_path(&world.target()).exists(), "{step:?}");
+    }
+}
+
+#[test]
+fn a_rollback_is_in_place_and_not_while_somebody_works_there() {
+    let world = World::new();
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("which"), "newer").unwrap();
+    fs::write(dir.path().join("more"), "").unwrap();
+    let back = |force| {
+        let options = RollbackOptions { at: "1.2".parse().unwrap(), force, ..RollbackOptions::default() };
+        rollback(&world.access(), &world.volume(), dir.path(), &options, &|_| {})
+    };
+    let open = fs::File::open(dir.path().join("more")).unwrap();
+    let mut worker = std::process::Command::new("sleep").arg("60").stdin(open).spawn().unwrap();
+    let refused = back(false).unwrap_err();
+    assert!(refused.is_refusal() && refused.to_string().contains(&format!("({})", worker.id())), "{refused}");
+    assert_eq!(fs::read_to_string(dir.path().join("which")).unwrap(), "newer");
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    let done = back(false).unwrap();
+    assert_eq!((done.point.id.as_str(), done.newest.unwrap().id.as_str()), ("1.2", "1.3"));
+    assert_eq!(fs::read_to_string(dir.path().join("which")).unwrap(), "this is 1.2");
+    assert!(!dir.path().join("more").exists());
+    assert!(!back(true).unwrap().work.changed());
+    let nowhere = dir.path().join("which");
+    let options = RollbackOptions::default();
+    let refused = rollback(&world.access(), &world.volume(), &nowhere, &options, &|_| {}).unwrap_err();
+    assert!(refused.is_usage(), "{refused}");
+}
+
+#[test]
+fn a_clone_is_a_volume_of_its_own_with_the_same_chunks() {
+    let world = World::new();
+    let copy: VolumeName = "t/copy".parse().unwrap();
+    let chunks = || stats(&world.access(), &world.volume(), None).unwrap().chunks;
+    let before = chunks();
+    let log = |world: &World| {
+        let len = |entry: fs::DirEntry| entry.metadata().unwrap().len();
+        fs::read_dir(world.store().join("log")).unwrap().map(|entry| len(entry.unwrap())).sum::<u64>()
+    };
+    let (size, at) = (log(&world), "1.2".parse().unwrap());
+    let made = clone(&world.access(), &world.volume(), &at, false, &copy).unwrap();
+    assert_eq!((made.first.id.as_str(), made.point.id.as_str()), ("1.1", "1.2"));
+    assert_eq!((chunks(), made.first.time_ns), (before, made.point.time_ns));
+    assert!(log(&world) >= size);
+    let options = RestoreOptions::default();
+    restore(&world.access(), &copy, &world.target(), &options, &|_| {}).unwrap();
+    assert_eq!(world.which(), "this is 1.2");
+    assert_eq!(points(&world.access(), &copy, None).unwrap()[0].tags, ["clone of v 1.2"]);
+    // Neither over another volume nor to another tenant.
+    for (to, why) in [("t/copy", "exists"), ("other/copy", "another tenant")] {
+        let error = clone(&world.access(), &world.volume(), &at, false, &to.parse().unwrap()).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    // It goes on without the volume it was made of.
+    let mut own = World { last: Some("1.1".parse().unwrap()), ..world };
+    own.tree = Access::direct(&own.store()).unwrap().store().tree_at(&copy, own.last.unwrap()).unwrap();
+    assert_eq!(own.tree.totals().inodes, 2);
+}
+
+#[test]
+fn a_test_failover_says_on_the_point_how_it_went_and_leaves_nothing() {
+    let world = World::new();
+    let test = |command: &str, timeout| {
+        let options = RehearseOptions {
+            at: At::Latest,
+            accept_fuzzy: false,
+            command: Some(command.to_owned()),
+            timeout: std::time::Duration::from_millis(timeout),
+            keep: false,
+            record: true,
+        };
+        rehearse(&world.access(), &world.volume(), &world.target(), &options, &|_| {}, &|| false).unwrap()
+    };
+    let command = "test \"$(cat which)\" = \"this is 1.3\" && test \"$TIDELOCK_POINT\" = 1.3 && touch mine";
+    let good = test(command, 60_000);
+    assert!(good.passed && good.recorded.unwrap().starts_with("verified at "), "{}", good.outcome);
+    let bad = test("exit 3", 60_000);
+    assert_eq!((bad.passed, bad.outcome.as_str()), (false, "exit status: 3"));
+    let begun = std::time::Instant::now();
+    let slow = test("sleep 60 & sleep 60", 100);
+    assert!(!slow.passed && begun.elapsed().as_secs() < 30, "{}", slow.outcome);
+    let tags = points(&world.access(), &world.volume(), Some(1)).unwrap().remove(0).tags;
+    assert_eq!(tags.iter().filter(|tag| tag.starts_with("verified at ")).count(), 1, "{tags:?}");
+    assert_eq!(tags.iter().filter(|tag| tag.starts_with("test failed at ")).count(), 2, "{tags:?}");
+    assert!(!world.target().exists());
+    assert_eq!(world.epoch(), 1);
+
+    let options = RehearseOptions {
+        at: At::Latest,
+        accept_fuzzy: false,
+        command: Some("sleep 60".to_owned()),
+        timeout: std::time::Duration::from_secs(60),
+        keep: false,
+        record: true,
+    };
+    let begun = std::time::Instant::now();
+    let stopped =
+        rehearse(&world.access(), &world.volume(), &world.target(), &options, &|_| {}, &|| true).unwrap_err();
+    assert!(matches!(stopped, FailoverError::Interrupted) && begun.elapsed().as_secs() < 30, "{stopped}");
+    assert!(!world.target().exists());
 }

@@ -7,8 +7,8 @@ use tidelock_failover::FailoverError;
 /// Shown below `tidelock --help`.
 pub(crate) const HELP: &str = "Exit codes:\n  \
     0   done\n  \
-    1   failed\n  \
-    2   refused for safety: nothing was changed (a fuzzy point, another epoch, a target that is not empty)\n  \
+    1   failed; test, drill: a check failed\n  \
+    2   refused for safety: nobody was fenced (a fuzzy point, another epoch, a target that is not empty or in use)\n  \
     3   sidecar: fenced, the volume was promoted elsewhere\n  \
     4   sidecar: superseded, another sidecar replicates the volume\n  \
     5   verify, store rebuild: damage was found\n  \
@@ -53,9 +53,17 @@ impl Failure {
         let code = match () {
             () if error.is_refusal() => REFUSED,
             () if error.is_usage() => USAGE,
+            () if matches!(error, FailoverError::Interrupted) => INTERRUPTED,
             () => FAILED,
         };
         Self::new(code, error)
+    }
+}
+
+impl Failure {
+    /// The failure in one line.
+    pub(crate) fn line(&self) -> String {
+        one_line(&self.error)
     }
 }
 

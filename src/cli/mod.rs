@@ -3,9 +3,12 @@
 //! What a command does belongs to the libraries, which neither print nor exit. Exit codes are in [`exit`].
 
 mod cat;
+mod clone;
 mod demo;
 mod diff;
+mod drill;
 pub(crate) mod exit;
+mod failpoint;
 mod find;
 mod local;
 mod logging;
@@ -16,6 +19,8 @@ mod points;
 mod promote;
 mod receiver;
 mod restore;
+mod rollback;
+mod shell;
 mod sidecar;
 mod signals;
 mod source;
@@ -25,9 +30,9 @@ mod store;
 mod verify;
 mod watchdog;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::Failure;
 
@@ -49,6 +54,10 @@ enum Command {
     Stats(stats::Args),
     Restore(restore::Args),
     Promote(promote::Args),
+    Rollback(rollback::Args),
+    Clone(clone::Args),
+    Test(drill::Test),
+    Drill(drill::Drill),
     Status(status::Args),
     Mark(local::Mark),
     Checkpoint(local::Checkpoint),
@@ -58,15 +67,27 @@ enum Command {
     Receiver(receiver::Args),
     Sidecar(sidecar::Args),
     Demo(demo::Args),
+    Completions(shell::Completions),
+    Man(shell::Man),
     #[command(name = watchdog::NAME, hide = true)]
     Watchdog,
 }
 
 /// Parses the command line, runs the command, and says how it ended.
 pub(crate) fn run() -> ExitCode {
-    match Cli::try_parse() {
+    let parsed = command(std::env::args_os().next()).try_get_matches();
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => exit::report(dispatch(cli.command)),
         Err(error) => exit::usage(&error),
+    }
+}
+
+/// The command line; installed as `kubectl-tidelock` it is a plugin, and speaks of itself as one.
+fn command(program: Option<OsString>) -> clap::Command {
+    let program = program.as_deref().map(Path::new).and_then(Path::file_stem);
+    match program.is_some_and(|name| name == "kubectl-tidelock") {
+        true => Cli::command().bin_name("kubectl tidelock"),
+        false => Cli::command(),
     }
 }
 
@@ -80,6 +101,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Stats(args) => stats::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Promote(args) => promote::run(&args),
+        Command::Rollback(args) => rollback::run(&args),
+        Command::Clone(args) => clone::run(&args),
+        Command::Test(args) => drill::test(&args),
+        Command::Drill(args) => drill::drill(&args),
         Command::Status(args) => status::run(&args),
         Command::Mark(args) => local::mark(&args),
         Command::Checkpoint(args) => local::checkpoint(&args),
@@ -89,19 +114,31 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Receiver(args) => receiver::run(args),
         Command::Sidecar(args) => sidecar::run(args),
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => shell::completions(&args, Cli::command()),
+        Command::Man(args) => shell::man(&args, Cli::command()),
         Command::Watchdog => watchdog::run(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn as_a_plugin_it_speaks_of_itself_as_one() {
+        for (program, shown) in
+            [("/usr/bin/kubectl-tidelock", "kubectl tidelock points"), ("./tidelock", "tidelock points")]
+        {
+            let parsed = command(Some(program.into())).try_get_matches_from([program, "points"]);
+            let error = parsed.expect_err("the volume is missing");
+            let usage = error.to_string();
+            assert!(usage.contains(&format!("Usage: {shown}")), "{usage}");
+        }
     }
 
     #[test]

@@ -87,6 +87,8 @@ impl Bar {
                 Step::Check => "reading the point",
                 Step::Fence => "fencing the old primary",
                 Step::Restore => "writing the directory",
+                Step::Difference => "writing what came since",
+                Step::Complete | Step::Done => "completing the directory",
             }),
             Event::Progress(Progress { phase, done, total }) => {
                 let (message, units) = match phase {

@@ -2,20 +2,24 @@
 
 use std::path::PathBuf;
 
-use tidelock_failover::{PromoteOptions, PromoteReport, promote};
+use tidelock_failover::{
+    Access, PromoteOptions, PromotePlan, PromoteReport, plan_promotion, prepare_promotion,
+};
 use tidelock_proto::VolumeName;
 
 use super::{
     exit::Failure,
+    failpoint,
     output::{self, duration},
-    restore::{Target, warn, work},
+    restore::{Accept, Target, warn, work},
     signals,
     source::Source,
 };
 
-/// Fence the old primary and write the newest point to a directory, ready to be started on
+/// Write the newest point to a directory, fence the old primary, and hand the directory over, ready to be started on
 ///
-/// A promotion that was interrupted is completed by the same command.
+/// The copy is written and checked first; whatever can fail fails before the old primary is fenced. A promotion that was
+/// interrupted is completed by the same command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -23,6 +27,9 @@ pub(crate) struct Args {
     /// Another volume of the same group and its directory; may be given several times. It is promoted to the same point
     #[arg(long, value_name = "TENANT/NAME=DIR", value_parser = parse_also)]
     also: Vec<(VolumeName, PathBuf)>,
+    /// Say what would be done, and whether it would be refused; change nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -36,35 +43,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = &args.target;
     let options = PromoteOptions {
         at: target.at.clone(),
-        accept_fuzzy: target.accept.is_some(),
+        accept_fuzzy: target.accept.contains(&Accept::Fuzzy),
+        accept_unverified: target.accept.contains(&Accept::Unverified),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
     };
+    let mut volumes = vec![(target.volume.clone(), target.to.clone())];
+    volumes.extend(args.also.iter().cloned());
     signals::say_how_to_go_on()?;
     let access = args.source.open()?;
-    let bar = output::Bar::new(target.json);
-    let mut reports = vec![
-        promote(&access, &target.volume, &target.to, &options, &|event| bar.on(event))
-            .map_err(Failure::failover)?,
-    ];
-    // The first has fenced the sidecar of all, and its point is one that the others have.
-    let same = PromoteOptions { at: reports[0].at(), ..options };
-    for (volume, directory) in &args.also {
-        let done = promote(&access, volume, directory, &same, &|event| bar.on(event));
-        reports.push(done.map_err(Failure::failover)?);
+    if args.dry_run {
+        return dry_run(&access, &volumes, &options, target.json);
     }
-    drop(bar);
+    let mut reports = promote(&access, &volumes, &options, target.json)?;
     let mut next_command = tidelock_failover::next_command(&reports);
     if let Some(receiver) = args.source.receiver() {
         next_command = next_command.replace("HOST:PORT", receiver);
     }
     reports.iter_mut().for_each(|report| report.next_command.clone_from(&next_command));
     if target.json {
-        match reports.as_slice() {
-            [one] => output::json(one)?,
-            all => output::json(&all)?,
-        }
-        return Ok(());
+        return one_or_all(&reports);
     }
     for report in &reports {
         print(report);
@@ -81,29 +79,126 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// All copies are written before the first volume is fenced. The first fences the sidecar of all, and its point is one that the
+/// others have.
+fn promote(
+    access: &Access,
+    volumes: &[(VolumeName, PathBuf)],
+    options: &PromoteOptions,
+    json: bool,
+) -> Result<Vec<PromoteReport>, Failure> {
+    let bar = output::Bar::new(json);
+    let on = |event| {
+        failpoint::on(event);
+        bar.on(event);
+    };
+    let mut prepared = Vec::new();
+    for (volume, directory) in volumes {
+        let ready = prepare_promotion(access, volume, directory, options, &on);
+        prepared.push(ready.map_err(Failure::failover)?);
+    }
+    let mut reports: Vec<PromoteReport> = Vec::new();
+    for ready in prepared {
+        let same = reports.first().map(PromoteReport::at);
+        reports.push(ready.finish(access, same.as_ref(), &on).map_err(Failure::failover)?);
+    }
+    Ok(reports)
+}
+
+fn dry_run(
+    access: &Access,
+    volumes: &[(VolumeName, PathBuf)],
+    options: &PromoteOptions,
+    json: bool,
+) -> Result<(), Failure> {
+    let bar = output::Bar::new(json);
+    let mut plans: Vec<PromotePlan> = Vec::new();
+    for (volume, directory) in volumes {
+        let plan = plan_promotion(access, volume, directory, options, &|event| bar.on(event));
+        plans.push(plan.map_err(Failure::failover)?);
+    }
+    drop(bar);
+    if json {
+        return one_or_all(&plans);
+    }
+    plans.iter().for_each(print_plan);
+    output::print("\nNothing was changed.");
+    Ok(())
+}
+
+fn one_or_all<T: serde::Serialize>(all: &[T]) -> Result<(), Failure> {
+    match all {
+        [one] => Ok(output::json(one)?),
+        all => Ok(output::json(&all)?),
+    }
+}
+
+fn basis(known: bool, behind_bytes: Option<u64>) -> String {
+    let known = match known {
+        true => "changes after the last instant known to be covered",
+        false => "age of the point; what is covered is not known without a running receiver",
+    };
+    let behind = behind_bytes.filter(|bytes| *bytes > 0);
+    let behind =
+        behind.map(|bytes| format!("; {} changed and not committed when last heard", output::bytes(bytes)));
+    format!("{known}{}", behind.unwrap_or_default())
+}
+
+fn print_plan(plan: &PromotePlan) {
+    let primary = match plan.connected {
+        Some(true) => "is connected, and would be fenced while it works",
+        Some(false) => "is not connected",
+        None => "is not known without a running receiver",
+    };
+    let epoch = match plan.resumes {
+        true => format!("{}, which an earlier run raised", plan.epoch),
+        false => format!("{} → {}", plan.epoch, plan.new_epoch),
+    };
+    let copy = match plan.already {
+        true => "is complete from an earlier run; nothing would be written".to_owned(),
+        false => format!("would get {} inodes with {}", plan.inodes, output::bytes(plan.data_bytes)),
+    };
+    output::facts(&[
+        ("would promote", format!("{} {} to {}", plan.volume, plan.point.id, plan.directory.display())),
+        ("cut at", format!("{} ({})", plan.point.time, plan.point.consistency)),
+        ("epoch", epoch),
+        ("old primary", primary.to_owned()),
+        ("directory", copy),
+        ("looked up", format!("{} chunks, all there", plan.chunks_checked)),
+        ("RPO", format!("{} ({})", duration(plan.rpo_ms), basis(plan.rpo_known, plan.behind_bytes))),
+    ]);
+}
+
 fn print(report: &PromoteReport) {
     let recovery = &report.recovery;
     let resumed = if report.resumed { ", which an earlier run had raised" } else { "" };
-    let basis = match recovery.rpo_known {
-        true => "changes after the last instant known to be covered",
-        false => "age of the point; what is covered is not known without a running receiver",
+    let done = match (&report.difference, report.already) {
+        (_, true) => "nothing: an earlier run had completed the directory".to_owned(),
+        (None, false) => work(&report.work),
+        (Some(later), false) => {
+            format!("{}; after the fence: {}", work(&report.work), work(later))
+        }
     };
     output::facts(&[
         ("promoted", format!("{} {} in {}", report.volume, report.point.id, report.directory.display())),
         ("cut at", format!("{} ({})", report.point.time, report.point.consistency)),
         ("epoch", format!("{} → {}{resumed}; the old primary is fenced", report.old_epoch, report.epoch)),
-        ("RPO", format!("{} ({basis})", duration(recovery.rpo_ms))),
+        (
+            "RPO",
+            format!("{} ({})", duration(recovery.rpo_ms), basis(recovery.rpo_known, recovery.behind_bytes)),
+        ),
         (
             "RTO",
             format!(
-                "{} (select {}, check {}, fence {}, write {})",
+                "{} (select {}, check {}, copy {}, fence {}, difference {})",
                 duration(recovery.rto_ms),
                 duration(recovery.select_ms),
                 duration(recovery.check_ms),
+                duration(recovery.copy_ms),
                 duration(recovery.fence_ms),
-                duration(recovery.restore_ms)
+                duration(recovery.difference_ms)
             ),
         ),
-        ("work", work(&report.work)),
+        ("work", done),
     ]);
 }

@@ -2,11 +2,21 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use tidelock_failover::{At, Part, RestoreOptions, restore};
 use tidelock_proto::VolumeName;
 use tidelock_receiver::history::Patterns;
 
 use super::{exit::Failure, output, signals, source::Source};
+
+/// What is refused unless it is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accept {
+    /// Points whose files were copied one by one
+    Fuzzy,
+    /// A promotion while the sidecar compares a volume because it had lost events
+    Unverified,
+}
 
 /// Which point, and into what.
 #[derive(Debug, clap::Args)]
@@ -19,9 +29,9 @@ pub(crate) struct Target {
     /// The point: `latest`, EPOCH.SEQ, tag:NAME, the newest not after a time (2026-01-31T12:30:00Z), or an age (-5m)
     #[arg(long, default_value_t, value_name = "WHEN", allow_hyphen_values = true)]
     pub(crate) at: At,
-    /// Take points whose files were copied one by one
-    #[arg(long, value_name = "fuzzy", value_parser = ["fuzzy"])]
-    pub(crate) accept: Option<String>,
+    /// Take what is refused otherwise
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
+    pub(crate) accept: Vec<Accept>,
     /// Make a directory equal that is not empty: what differs is changed, WHAT IS NOT IN THE POINT IS DELETED
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -53,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = &args.target;
     let options = RestoreOptions {
         at: target.at.clone(),
-        accept_fuzzy: target.accept.is_some(),
+        accept_fuzzy: target.accept.contains(&Accept::Fuzzy),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
         part: Part { include: patterns(&args.include)?, exclude: patterns(&args.exclude)? },

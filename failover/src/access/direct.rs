@@ -1,6 +1,6 @@
 //! The store of a receiver that does not run.
 
-use std::path::Path;
+use std::{path::Path, time::SystemTime};
 
 use bytes::Bytes;
 use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName, point::Point};
@@ -13,6 +13,7 @@ use tidelock_receiver::{
 
 use super::{Probe, Volume, chunk_ids};
 use crate::{
+    at::to_ns,
     error::FailoverError,
     verify::{Summary, Told},
 };
@@ -134,6 +135,15 @@ impl Direct {
             Some(point) => history::usage(&self.0, name, point)?,
             None => history::usage_of_all(&self.0, name)?,
         })
+    }
+
+    pub(super) fn clone_volume(
+        &self,
+        name: &VolumeName,
+        point: PointId,
+        to: &VolumeName,
+    ) -> Result<Point, FailoverError> {
+        Ok(self.0.clone_volume(name, point, to, to_ns(SystemTime::now()))?)
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {

@@ -169,6 +169,19 @@ impl Access {
         }
     }
 
+    /// Makes the volume `to` of a point; tells its first point.
+    pub(crate) fn clone_volume(
+        &self,
+        name: &VolumeName,
+        point: PointId,
+        to: &VolumeName,
+    ) -> Result<Point, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.clone_volume(name, point, to),
+            Kind::Direct(direct) => direct.clone_volume(name, point, to),
+        }
+    }
+
     /// Names a point.
     pub fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {
         match &self.0 {

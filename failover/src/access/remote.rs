@@ -14,9 +14,9 @@ use tidelock_proto::{
     wire::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
-            ChunksRequest, FindRequest, Open, OpenKind, OperatorReply, OperatorRequest, PointsRequest,
-            PromoteRequest, ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest, UsageRequest,
-            VerifyRequest, VolumeStatus,
+            ChunksRequest, CloneRequest, FindRequest, Open, OpenKind, OperatorReply, OperatorRequest,
+            PointsRequest, PromoteRequest, ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest,
+            UsageRequest, VerifyRequest, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
@@ -210,7 +210,7 @@ impl Remote {
         let request = FindRequest {
             volume: name.to_string(),
             pattern: pattern.to_owned(),
-            first: Some(point_id_to_wire(first)),
+            first: (first != PointId::default()).then(|| point_id_to_wire(first)),
             last: Some(point_id_to_wire(last)),
             changes,
         };
@@ -231,6 +231,20 @@ impl Remote {
             _ => Err(FailoverError::Answer),
         })?;
         usage.ok_or(FailoverError::Answer)
+    }
+
+    pub(super) fn clone_volume(&self, name: &VolumeName, point: PointId, to: &VolumeName) -> Result<Point> {
+        let point = Some(point_id_to_wire(point));
+        let request = CloneRequest { volume: name.to_string(), point, to: to.to_string() };
+        let mut first = None;
+        self.ask(RequestKind::Clone(request), |reply| match reply {
+            ReplyKind::Cloned(point) => {
+                first = Some(point_from_wire(point)?);
+                Ok(true)
+            }
+            _ => Err(FailoverError::Answer),
+        })?;
+        first.ok_or(FailoverError::Answer)
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<()> {

@@ -351,7 +351,7 @@ pub struct FindRequest {
     /// See `docs/operations.md`.
     #[prost(string, tag = "2")]
     pub pattern: String,
-    /// The points from here...
+    /// The points from here (absent, from the oldest)...
     #[prost(message, optional, tag = "3")]
     pub first: Option<PointId>,
     /// ...to here, along the line that leads there.

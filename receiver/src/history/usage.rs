@@ -37,6 +37,7 @@ pub struct Usage {
 
 /// What one point takes.
 pub fn usage(store: &Store, volume: &VolumeName, point: PointId) -> Result<Usage, StoreError> {
+    let _pin = store.pin(volume, point)?;
     let tree = store.tree_at(volume, point)?;
     let mut sum = Usage { points: 1, ..of_tree(&tree) };
     let mut seen = HashSet::new();

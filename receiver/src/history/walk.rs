@@ -60,7 +60,8 @@ pub fn walk(
     last: PointId,
     each: &mut dyn FnMut(Visit<'_>) -> bool,
 ) -> Result<(), StoreError> {
-    store.point(volume, last)?;
+    // Retention goes on meanwhile: the last point stays, and others that go are left out.
+    let _pin = store.pin(volume, last)?;
     let mut carried: Option<(PointId, Tree)> = None;
     for (from, to) in line(store, volume, first, last)? {
         let mut next = from;
@@ -74,7 +75,10 @@ pub fn walk(
                 .map(|(id, step)| step.ok_or_else(|| StoreError::NoSuchPoint(volume.clone(), id)))
             {
                 let step = step?;
-                let (tree, touched) = advance(store, volume, carried, &step)?;
+                let (tree, touched) = match advance(store, volume, carried.take(), &step) {
+                    Err(StoreError::NoSuchPoint(..)) if step.point.id != last => continue,
+                    advanced => advanced?,
+                };
                 let visit = Visit { point: &step.point, tree: &tree, touched: touched.as_ref() };
                 if !each(visit) {
                     return Ok(());

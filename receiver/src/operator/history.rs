@@ -26,7 +26,8 @@ pub(super) async fn find(
     replies: &mut Replies,
 ) -> Result<(), OperatorError> {
     let patterns = Patterns::new([request.pattern.as_str()])?;
-    let first = wire::point_id_from_wire(request.first)?;
+    let first = request.first.map(|first| wire::point_id_from_wire(Some(first))).transpose()?;
+    let first = first.unwrap_or_default();
     let last = wire::point_id_from_wire(request.last)?;
     // One tree is carried along.
     let _turn = context.trees.acquire().await.ok();

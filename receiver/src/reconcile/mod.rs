@@ -35,7 +35,10 @@ mod tests;
 use std::{
     collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -75,13 +78,19 @@ pub struct Options {
     pub trust_mtime: bool,
     /// Threads that compare and fetch.
     pub workers: usize,
+    /// What the directory is known to be equal to, because this process has made it so and nothing else has touched it: files that
+    /// have the same extents there are not read again.
+    pub known: Option<Arc<Tree>>,
+    /// The marker stays: another run is to follow, or [`complete`].
+    pub unfinished: bool,
 }
 
 impl Options {
     /// Into an absent or empty directory, trusting nothing.
     pub fn new(key: ChunkKey, label: impl Into<String>) -> Self {
         let workers = limits::RECONCILE_WORKERS;
-        Self { key, label: label.into(), overwrite: false, trust_mtime: false, workers }
+        let label = label.into();
+        Self { key, label, overwrite: false, trust_mtime: false, workers, known: None, unfinished: false }
     }
 }
 
@@ -119,7 +128,7 @@ pub struct Report {
     pub files_written: u64,
     /// Regular files whose content was found to be right.
     pub files_unchanged: u64,
-    /// Those of them that were not read, because their time is right.
+    /// Those of them that were not read, because their time is right or because they are known.
     pub files_trusted: u64,
     /// Inodes created, of any kind.
     pub created: u64,
@@ -187,12 +196,31 @@ pub fn reconcile(
     if !options.overwrite {
         marker::check_vacant(&run.root, run.mounted, &options.label)?;
     }
+    if options.unfinished {
+        run.touch()?;
+    }
     let files = names::run(&run)?;
     content::run(&run, &files)?;
     run.sync()?;
     attributes::run(&run)?;
     run.sync()?;
     run.finish()
+}
+
+/// Ends what a run with [`Options::unfinished`] has left: the directory is equal to `tree`, and nothing has touched it since.
+pub fn complete(directory: &Path, tree: &Tree, options: &Options) -> Result<()> {
+    struct Nothing;
+    impl Chunks for Nothing {
+        fn fetch(
+            &self,
+            _: &[ChunkId],
+            _: &mut dyn FnMut(usize, Bytes) -> bool,
+        ) -> std::result::Result<(), ChunksError> {
+            Ok(())
+        }
+    }
+    let whole = Options { unfinished: false, ..options.clone() };
+    Run::new(open_target(directory)?, tree, &Nothing, &whole, &|_| {})?.finish().map(drop)
 }
 
 /// Whether [`reconcile`] would be refused because of what is in `directory` now; changes nothing.
@@ -357,8 +385,10 @@ impl<'a> Run<'a> {
 
     fn finish(self) -> Result<Report> {
         let mut report = Report::default();
-        self.unmark()?;
-        attributes::set_root(&self, &mut report)?;
+        if !self.options.unfinished {
+            self.unmark()?;
+            attributes::set_root(&self, &mut report)?;
+        }
         fs::fsync(&self.root.fd)
             .map_err(|errno| ReconcileError::io("write to disk", self.root.full(b""), errno))?;
         let mut whole = self.report.into_inner();

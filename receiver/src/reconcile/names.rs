@@ -44,6 +44,8 @@ struct Names<'a, 'r> {
     placed: HashMap<FileId, (u64, FileId, Name)>,
     work: Vec<FileWork>,
     report: Report,
+    /// The directory being built was at the same path in the tree that is known, so its entries can be compared.
+    known_here: bool,
 }
 
 /// Makes all names right and tells which files' content is to be compared.
@@ -55,6 +57,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<Vec<FileWork>> {
         placed: HashMap::new(),
         work: Vec::new(),
         report: Report::default(),
+        known_here: false,
     };
     let done = names.clear().and_then(|()| names.build());
     run.report.lock().add(&names.report);
@@ -133,6 +136,7 @@ impl Names<'_, '_> {
         let mut done = 0;
         for id in self.run.directories() {
             let dir = self.run.dir(id)?;
+            self.known_here = self.is_known(id);
             for (name, child) in self.run.tree.entries(id).into_iter().flatten() {
                 let place = dir.place(name.as_bytes());
                 let Some(inode) = self.run.tree.get(*child) else { continue };
@@ -184,7 +188,19 @@ impl Names<'_, '_> {
         if self.run.tree.names(id).nth(1).is_some() {
             self.placed.insert(id, (stat.st_ino, dir_id, name.clone()));
         }
-        self.prepare(place, &stat, id, inode, kept)
+        let known = kept && self.known_here && self.is_known_file(dir_id, name, id, inode);
+        self.prepare(place, &stat, id, inode, (kept, known))
+    }
+
+    fn is_known(&self, dir: FileId) -> bool {
+        let known = self.run.options.known.as_ref();
+        known.and_then(|known| known.path(dir)).is_some_and(|path| Some(path) == self.run.tree.path(dir))
+    }
+
+    /// Whether the file at this name was written as this inode, with this content.
+    fn is_known_file(&self, dir: FileId, name: &Name, id: FileId, inode: &Inode) -> bool {
+        let known = self.run.options.known.as_ref().filter(|known| known.lookup(dir, name) == Some(id));
+        known.and_then(|known| known.get(id)).is_some_and(|known| known.extents() == inode.extents())
     }
 
     /// Whether every name of what is there belongs to this inode of the tree.
@@ -201,15 +217,14 @@ impl Names<'_, '_> {
         stat: &Stat,
         id: FileId,
         inode: &Inode,
-        kept: bool,
+        (kept, known): (bool, bool),
     ) -> Result<()> {
         let Some(extents) = inode.extents() else { return Ok(()) };
         let old_bytes = u64::try_from(stat.st_size).unwrap_or(0);
         if !kept {
             self.run.mark_changed(id);
-        } else if self.run.options.trust_mtime
-            && old_bytes == extents.size()
-            && mtime(stat) == inode.meta.mtime
+        } else if old_bytes == extents.size()
+            && (known || (self.run.options.trust_mtime && mtime(stat) == inode.meta.mtime))
         {
             self.report.files_trusted += 1;
             return Ok(());

@@ -30,6 +30,8 @@ impl Store {
         if self.volume(to).is_some() {
             return Err(StoreError::VolumeExists(to.clone()));
         }
+        // Until the clone refers to them, its chunks are there because this point is.
+        let _pin = self.pin(volume, point)?;
         let origin = self.point(volume, point)?;
         let tree = self.tree_at(volume, point)?;
         for id in chunks_of(&tree) {

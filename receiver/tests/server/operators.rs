@@ -5,8 +5,8 @@ use tidelock_proto::{
     wire::{
         self,
         messages::{
-            ChunksRequest, Failed, PointsRequest, PromoteRequest, ReplyKind, RequestKind, StatusRequest,
-            TagRequest, ToReceiverKind, TreeRequest,
+            ChunksRequest, CloneRequest, Failed, FindRequest, PointsRequest, PromoteRequest, ReplyKind,
+            RequestKind, StatusRequest, TagRequest, ToReceiverKind, TreeRequest, UsageRequest,
         },
     },
 };
@@ -26,6 +26,17 @@ fn promote(base: Option<PointId>, expected_epoch: u64) -> RequestKind {
 
 fn tree(point: PointId) -> RequestKind {
     RequestKind::Tree(TreeRequest { volume: VOLUME.to_owned(), point: Some(wire::point_id_to_wire(point)) })
+}
+
+fn find(volume: &str, pattern: &str) -> RequestKind {
+    let last = Some(wire::point_id_to_wire(PointId::new(Epoch(1), Seq(3))));
+    let (volume, pattern) = (volume.to_owned(), pattern.to_owned());
+    RequestKind::Find(FindRequest { volume, pattern, first: None, last, changes: false })
+}
+
+fn clone(volume: &str, point: PointId, to: &str) -> RequestKind {
+    let point = Some(wire::point_id_to_wire(point));
+    RequestKind::Clone(CloneRequest { volume: volume.to_owned(), point, to: to.to_owned() })
 }
 
 fn failed(replies: &[ReplyKind]) -> (u32, &str) {
@@ -221,6 +232,38 @@ async fn tags_are_kept_and_checked() {
 }
 
 #[tokio::test]
+async fn a_search_sizes_and_a_clone_are_answered_where_the_store_is() {
+    let site = Site::new();
+    let (receiver, mut stream, mut source) = replicated(&site, 3).await;
+    let operator = site.operator(Some("acme"));
+    let replies = receiver.ask(&operator, find(VOLUME, "f1")).await;
+    let [ReplyKind::Found(came), ReplyKind::Found(there), ReplyKind::Done(_)] = &replies[..] else {
+        panic!("{replies:?}")
+    };
+    assert_eq!((&came.path[..], came.what, came.point.unwrap().seq), (&b"f1"[..], 2, 2));
+    assert_eq!((&there.path[..], there.what, there.point.unwrap().seq), (&b"f1"[..], 5, 3));
+    assert_eq!(failed(&receiver.ask(&operator, find(VOLUME, "[")).await).0, 1);
+    assert_eq!(failed(&receiver.ask(&operator, find("acme/none", "*")).await).0, 3);
+
+    let usage = |point| RequestKind::Usage(UsageRequest { volume: VOLUME.to_owned(), point });
+    let replies = receiver.ask(&operator, usage(None)).await;
+    let [ReplyKind::Usage(all), ReplyKind::Done(_)] = &replies[..] else { panic!("{replies:?}") };
+    assert_eq!((all.points, all.files, all.chunks, all.chunk_bytes), (3, 3, 3, 27));
+
+    let first = PointId::new(Epoch(1), Seq(1));
+    let replies = receiver.ask(&operator, clone(VOLUME, first, "acme/copy")).await;
+    let [ReplyKind::Cloned(_), ReplyKind::Done(_)] = &replies[..] else { panic!("{replies:?}") };
+    assert_eq!(failed(&receiver.ask(&operator, clone(VOLUME, first, "acme/copy")).await).0, 1);
+    assert_eq!(failed(&receiver.ask(&operator, clone(VOLUME, first, VOLUME)).await).0, 1);
+    // The volume it was made of goes on, and so does the clone, with a writer of its own.
+    source.replicate(&mut stream, "more", b"of it").await;
+    let mut own = receiver.sidecar(&site.sidecar("acme/copy"), hello("acme/copy", 1, 9)).await;
+    let welcome = own.welcome().await;
+    assert_eq!(welcome.last, Some(wire::point_id_to_wire(first)));
+    receiver.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn nobody_reaches_another_tenants_volume() {
     let site = Site::new();
     let (receiver, _stream, source) = replicated(&site, 1).await;
@@ -234,6 +277,10 @@ async fn nobody_reaches_another_tenants_volume() {
         promote(None, 1),
         RequestKind::Chunks(ChunksRequest { volume: volume.clone(), ids: ids.clone() }),
         RequestKind::Tag(TagRequest { volume, point: None, tag: "x".to_owned() }),
+        find(VOLUME, "*"),
+        RequestKind::Usage(UsageRequest { volume: VOLUME.to_owned(), point: None }),
+        clone(VOLUME, source.id, "evil/copy"),
+        clone("evil/db", source.id, "acme/copy"),
     ] {
         let replies = receiver.ask(&evil, kind.clone()).await;
         let (code, reason) = failed(&replies);

@@ -5,6 +5,7 @@ mod configuration;
 mod cost;
 mod databases;
 mod durability;
+mod failover;
 mod fencing;
 mod full;
 mod groups;

@@ -74,6 +74,25 @@ proptest! {
     }
 
     #[test]
+    fn what_is_known_is_not_read_and_the_marker_stays_to_the_end(first in any::<u64>(), second in any::<u64>()) {
+        let dir = TempDir::new().unwrap();
+        let mut memory = Memory::default();
+        let (tree, other) = (random_tree(first, &mut memory), random_tree(second, &mut memory));
+        let step = Options { unfinished: true, ..options() };
+        make(&dir, &tree, &memory, &step).unwrap();
+        prop_assert!(marker_path(dir.path()).exists());
+        let known = |tree: &Tree| Options { known: Some(Arc::new(tree.clone())), ..step.clone() };
+        let again = make(&dir, &tree, &memory, &known(&tree)).unwrap();
+        prop_assert_eq!((again.bytes_compared, again.bytes_fetched, again.files_written), (0, 0, 0));
+        make(&dir, &other, &memory, &known(&tree)).unwrap();
+        prop_assert!(marker_path(dir.path()).exists());
+        complete(dir.path(), &other, &step).unwrap();
+        assert_equal(&dir, &other, &memory);
+        make(&dir, &tree, &memory, &Options { known: known(&other).known, ..overwrite() }).unwrap();
+        assert_equal(&dir, &tree, &memory);
+    }
+
+    #[test]
     fn interrupted_anywhere_it_goes_on(first in any::<u64>(), second in any::<u64>(), fail_at in 0usize..4) {
         let dir = TempDir::new().unwrap();
         let mut memory = Memory::default();

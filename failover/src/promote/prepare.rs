@@ -1,0 +1,299 @@
+//! The part of a promotion before the fence: whatever can be refused, or can fail, does so here.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tidelock_proto::{Tree, VolumeName, point::Consistency};
+use tidelock_receiver::reconcile::{self, Options, ReconcileError, Report};
+
+use super::{PromoteOptions, is_promoted_to, target::is_equal};
+use crate::{
+    access::{Access, Probe},
+    at::{At, to_ns},
+    error::FailoverError,
+    limits,
+    report::{Choice, choose},
+    restore::{Event, Step, millis, target_options, write},
+};
+
+/// The condition of a volume whose sidecar lost events.
+const UNVERIFIED: &str = "unverified";
+
+/// A copy that is written and checked, of a volume whose epoch has not risen.
+pub struct Prepared {
+    pub(super) volume: VolumeName,
+    pub(super) directory: PathBuf,
+    pub(super) options: PromoteOptions,
+    pub(super) choice: Choice,
+    /// What the directory is equal to.
+    pub(super) tree: Arc<Tree>,
+    pub(super) target: Options,
+    /// The directory was completed by an earlier run.
+    pub(super) already: bool,
+    pub(super) probe: Probe,
+    pub(super) loss: Loss,
+    pub(super) work: Report,
+    pub(super) select_ms: f64,
+    pub(super) check_ms: f64,
+    pub(super) copy_ms: f64,
+}
+
+/// What is known to be lost, at the start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loss {
+    pub(super) rpo_ms: f64,
+    pub(super) known: bool,
+    pub(super) behind_bytes: Option<u64>,
+    pub(super) point_age_ms: f64,
+    /// The cut of the point that was newest at the start, in nanoseconds since 1970.
+    pub(super) cut_ns: u64,
+}
+
+/// What is to be promoted, and where: nothing was changed for it.
+pub(super) struct Selected {
+    pub(super) choice: Choice,
+    pub(super) target: Options,
+    pub(super) tree: Tree,
+    pub(super) probe: Probe,
+    pub(super) loss: Loss,
+    pub(super) already: bool,
+    pub(super) select_ms: f64,
+    pub(super) check_ms: f64,
+}
+
+/// Chooses the point, refuses what is to be refused, and looks for the content.
+pub(super) fn select(
+    access: &Access,
+    volume: &VolumeName,
+    directory: &Path,
+    options: &PromoteOptions,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Selected, FailoverError> {
+    let (begun, now) = (Instant::now(), SystemTime::now());
+    events(Event::Step(Step::Select));
+    let choice = choose(access, volume, &options.at, options.accept_fuzzy, now)?;
+    judge(&choice, options)?;
+    // The label names no point: by the time an interrupted run is repeated the newest may be another.
+    let label = format!("{volume} (a promotion)");
+    let target =
+        Options { label, ..target_options(volume, choice.point.id, options.overwrite, options.trust_mtime) };
+    let vacant = reconcile::check_target(directory, &target);
+    let holds = matches!(vacant, Err(ReconcileError::NotEmpty(_))) && is_promoted_to(&choice);
+    if !holds {
+        vacant?;
+    }
+    let select_ms = millis(begun);
+
+    events(Event::Step(Step::Check));
+    let tree = access.tree(volume, &choice.point)?;
+    let already = holds && is_equal(directory, &tree);
+    if holds && !already {
+        reconcile::check_target(directory, &target)?;
+    }
+    let probe = access.probe(volume, &tree)?;
+    if probe.missing > 0 {
+        return Err(FailoverError::Unrestorable { point: choice.point.id, missing: probe.missing });
+    }
+    let (loss, check_ms) = (loss(&choice, now), millis(begun) - select_ms);
+    Ok(Selected { choice, target, tree, probe, loss, already, select_ms, check_ms })
+}
+
+/// Chooses, checks and writes. What fails here has fenced nobody; running it again goes on.
+pub fn prepare(
+    access: &Access,
+    volume: &VolumeName,
+    directory: &Path,
+    options: &PromoteOptions,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Prepared, FailoverError> {
+    let Selected { choice, target, tree, probe, loss, already, select_ms, check_ms } =
+        select(access, volume, directory, options, events)?;
+    let target = Options { unfinished: true, ..target };
+    let begun = Instant::now();
+    let mut copy = Copy { access, volume, directory, target: &target, events, choice, tree: Arc::new(tree) };
+    let mut work = Report::default();
+    if !already {
+        work = copy.write(None)?;
+        // As the rounds of a live migration: each has less to do than the one before, until what is left is little.
+        let mut last = begun.elapsed();
+        for _ in 0..limits::PROMOTE_ROUNDS {
+            if options.at != At::Latest || last < limits::PROMOTE_ROUND || is_promoted_to(&copy.choice) {
+                break;
+            }
+            let round = Instant::now();
+            if !copy.follow(options)? {
+                break;
+            }
+            last = round.elapsed().max(Duration::from_nanos(1));
+        }
+    }
+    let Copy { choice, tree, .. } = copy;
+    let (volume, directory, options) = (volume.clone(), directory.to_owned(), options.clone());
+    let copy_ms = millis(begun);
+    Ok(Prepared {
+        volume,
+        directory,
+        options,
+        choice,
+        tree,
+        target,
+        already,
+        probe,
+        loss,
+        work,
+        select_ms,
+        check_ms,
+        copy_ms,
+    })
+}
+
+/// A copy on its way.
+struct Copy<'a> {
+    access: &'a Access,
+    volume: &'a VolumeName,
+    directory: &'a Path,
+    target: &'a Options,
+    events: &'a (dyn Fn(Event) + Sync),
+    choice: Choice,
+    tree: Arc<Tree>,
+}
+
+impl Copy<'_> {
+    /// Makes the directory equal to the tree.
+    fn write(&self, known: Option<Arc<Tree>>) -> Result<Report, FailoverError> {
+        let target = Options { known, ..self.target.clone() };
+        let written = write(self.access, self.volume, &self.tree, self.directory, &target, self.events);
+        written.map_err(|error| match error {
+            refused if refused.is_refusal() || refused.is_usage() => refused,
+            source => FailoverError::BeforeFence { point: self.choice.point.id, source: Box::new(source) },
+        })
+    }
+
+    /// Writes what has come since, if something has.
+    fn follow(&mut self, options: &PromoteOptions) -> Result<bool, FailoverError> {
+        let newer = choose(self.access, self.volume, &At::Latest, options.accept_fuzzy, SystemTime::now())?;
+        if newer.point.id == self.choice.point.id || newer.volume.epoch != self.choice.volume.epoch {
+            return Ok(false);
+        }
+        judge(&newer, options)?;
+        let tree = Arc::new(self.access.tree(self.volume, &newer.point)?);
+        let known = std::mem::replace(&mut self.tree, tree);
+        self.choice = newer;
+        self.write(Some(known)).map(|_| true)
+    }
+}
+
+/// Refuses what is not to be promoted unless accepted.
+pub(super) fn judge(choice: &Choice, options: &PromoteOptions) -> Result<(), FailoverError> {
+    if choice.point.cut.consistency == Consistency::Fuzzy && !options.accept_fuzzy {
+        return Err(FailoverError::Fuzzy(choice.point.id));
+    }
+    let live = choice.volume.live.as_ref();
+    let heartbeat = live.and_then(|live| live.heartbeat.as_ref());
+    // A point that ends the condition is right, and has it in its list; what counts is whether it holds now.
+    let unverified = heartbeat.is_some_and(|beat| beat.conditions.iter().any(|held| held == UNVERIFIED));
+    if unverified && !options.accept_unverified && !choice.volume.promoted {
+        return Err(FailoverError::Unverified(choice.volume.name.clone()));
+    }
+    Ok(())
+}
+
+/// What lies between the point and the start.
+fn loss(choice: &Choice, now: SystemTime) -> Loss {
+    let age_ms = to_ns(now).saturating_sub(choice.point.cut.time_ns) as f64 / 1e6;
+    let live = choice.volume.live.as_ref();
+    let (rpo_ms, known) = match (live, &choice.volume.last) {
+        (Some(live), Some(last)) if choice.current => {
+            let earlier_ns = last.cut.time_ns.saturating_sub(choice.point.cut.time_ns);
+            (live.lag_ns.saturating_add(earlier_ns) as f64 / 1e6, true)
+        }
+        _ => (age_ms, false),
+    };
+    let behind_bytes = live.and_then(|live| live.heartbeat.as_ref()).map(|beat| beat.behind_bytes);
+    Loss { rpo_ms, known, behind_bytes, point_age_ms: age_ms, cut_ns: choice.point.cut.time_ns }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tidelock_proto::{
+        Epoch, TreeDigest,
+        point::{Cut, How, Point},
+        wire::messages::Heartbeat,
+    };
+
+    use super::*;
+    use crate::access::{Live, Volume};
+
+    fn choice(consistency: Consistency, conditions: &[&str]) -> Choice {
+        let cut = Cut {
+            time_ns: 3_000_000_000,
+            consistency,
+            tracker: "exact".to_owned(),
+            conditions: Vec::new(),
+            rounds: 1,
+            how: How::Optimistic,
+            group: Vec::new(),
+            digest: TreeDigest::default(),
+        };
+        let id = "1.3".parse().unwrap();
+        let point = Point { id, parent: None, cut, received_ns: 0, tags: Vec::new() };
+        let conditions = conditions.iter().map(ToString::to_string).collect();
+        let heartbeat = Some(Heartbeat { conditions, behind_bytes: 7, ..Heartbeat::default() });
+        let live = Live {
+            connected: false,
+            lag_ns: 5_000_000,
+            heartbeat,
+            inodes: 1,
+            data_bytes: 1,
+            store_full: false,
+        };
+        let volume = Volume {
+            name: "t/v".parse().unwrap(),
+            epoch: Epoch(1),
+            promoted: false,
+            last: Some(point.clone()),
+            points: 3,
+            oldest_ns: 0,
+            live: Some(live),
+        };
+        Choice { volume, point, current: true }
+    }
+
+    #[test]
+    fn what_must_be_accepted_is_refused_otherwise() {
+        let refused = |choice: &Choice, options: PromoteOptions| {
+            judge(choice, &options).err().map(|error| {
+                assert!(error.is_refusal(), "{error}");
+                error.to_string()
+            })
+        };
+        let fuzzy = PromoteOptions { accept_fuzzy: true, ..PromoteOptions::default() };
+        let unverified = PromoteOptions { accept_unverified: true, ..PromoteOptions::default() };
+        let good = choice(Consistency::Crash, &["no-tracing"]);
+        assert_eq!(refused(&good, PromoteOptions::default()), None);
+        let lost = choice(Consistency::Crash, &["no-tracing", "unverified"]);
+        assert!(refused(&lost, fuzzy.clone()).unwrap().contains("--accept unverified"));
+        assert_eq!(refused(&lost, unverified.clone()), None);
+        let copied = choice(Consistency::Fuzzy, &[]);
+        assert!(refused(&copied, unverified).unwrap().contains("--accept fuzzy"));
+        assert_eq!(refused(&copied, fuzzy), None);
+    }
+
+    #[test]
+    fn what_is_lost_is_what_the_receiver_does_not_cover() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let mut choice = choice(Consistency::Crash, &[]);
+        let known = loss(&choice, now);
+        assert_eq!((known.rpo_ms, known.known, known.behind_bytes), (5.0, true, Some(7)));
+        // An earlier point loses what came between.
+        choice.point.cut.time_ns -= 1_000_000_000;
+        assert_eq!(loss(&choice, now).rpo_ms, 1005.0);
+        choice.volume.live = None;
+        let age = loss(&choice, now);
+        assert_eq!((age.rpo_ms, age.known, age.behind_bytes), (8000.0, false, None));
+    }
+}

@@ -1,0 +1,215 @@
+//! A test failover: a point is opened beside the running replication, a check runs against it, and the point says how that went.
+//!
+//! It is what a promotion does without the fence: the same choice, the same copy. The result is a tag of the point, so it is in the log
+//! and `points` shows it; a point with a tag is kept by retention. What was written is removed again.
+
+use std::{
+    fs, io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::Serialize;
+use tidelock_proto::{PointId, VolumeName};
+use tidelock_receiver::reconcile::Report;
+
+use crate::{
+    access::Access,
+    at::At,
+    error::FailoverError,
+    limits,
+    report::PointReport,
+    restore::{Event, RestoreOptions, millis, restore},
+};
+
+/// What to open, and how to check it.
+#[derive(Debug, Clone)]
+pub struct RehearseOptions {
+    /// Which point.
+    pub at: At,
+    /// `latest` and times may mean a fuzzy point.
+    pub accept_fuzzy: bool,
+    /// Run by `/bin/sh -c` in the directory; without one, opening the point is the check.
+    pub command: Option<String>,
+    /// How long the command may take; then it is killed with all it started.
+    pub timeout: Duration,
+    /// The directory stays as the command left it.
+    pub keep: bool,
+    /// The result is written on the point.
+    pub record: bool,
+}
+
+/// How a test failover went.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RehearseReport {
+    /// `TENANT/NAME`.
+    pub volume: String,
+    /// The point.
+    pub point: PointReport,
+    /// Whether it can be started on, as far as was checked.
+    pub passed: bool,
+    /// How the command ended, in words; without one, that the point was opened.
+    pub outcome: String,
+    /// When, RFC 3339.
+    pub time: String,
+    /// Choosing and writing the point, in milliseconds.
+    pub open_ms: f64,
+    /// The command, in milliseconds.
+    pub check_ms: f64,
+    /// Both: what a failover to this point would have taken.
+    pub rto_ms: f64,
+    /// What was written on the point; nothing, if it was not asked for or the point has too many names.
+    pub recorded: Option<String>,
+    /// Where it was opened.
+    pub directory: PathBuf,
+    /// What was done to open it.
+    pub work: Report,
+}
+
+/// Opens a point in `directory`, which must be absent or empty, checks it, records the result, and cleans up. That the check failed
+/// is no error. Once `interrupted` answers `true` the command is killed; what was written is removed all the same.
+pub fn rehearse(
+    access: &Access,
+    volume: &VolumeName,
+    directory: &Path,
+    options: &RehearseOptions,
+    events: &(dyn Fn(Event) + Sync),
+    interrupted: &dyn Fn() -> bool,
+) -> Result<RehearseReport, FailoverError> {
+    let begun = Instant::now();
+    let was_there = directory.exists();
+    let opened = RestoreOptions {
+        at: options.at.clone(),
+        accept_fuzzy: options.accept_fuzzy,
+        ..RestoreOptions::default()
+    };
+    let done = restore(access, volume, directory, &opened, events)?;
+    let open_ms = millis(begun);
+    let checked = match &options.command {
+        None => Ok((true, "opened".to_owned())),
+        Some(command) => {
+            let limit = Limit { timeout: options.timeout, interrupted };
+            check(command, &done.volume, &done.point, directory, &limit)
+        }
+    };
+    let rto_ms = millis(begun);
+    if !options.keep {
+        clean_up(directory, was_there).map_err(FailoverError::CleanUp)?;
+    }
+    if interrupted() {
+        return Err(FailoverError::Interrupted);
+    }
+    let (passed, outcome) = checked.map_err(FailoverError::Check)?;
+    let now = SystemTime::now();
+    let time = humantime::format_rfc3339_seconds(now).to_string();
+    let result = match passed {
+        true => format!("verified at {time}, RTO {rto_ms:.0} ms"),
+        false => format!("test failed at {time}: {outcome}"),
+    };
+    let recorded = match options.record {
+        true => record(access, volume, &done.point, result)?,
+        false => None,
+    };
+    Ok(RehearseReport {
+        volume: done.volume,
+        point: done.point,
+        passed,
+        outcome,
+        time,
+        open_ms,
+        check_ms: rto_ms - open_ms,
+        rto_ms,
+        recorded,
+        directory: directory.to_owned(),
+        work: done.work,
+    })
+}
+
+/// Names the point by the result, unless it has so many names that those people give would find no room.
+fn record(
+    access: &Access,
+    volume: &VolumeName,
+    point: &PointReport,
+    result: String,
+) -> Result<Option<String>, FailoverError> {
+    let Ok(id) = point.id.parse::<PointId>() else { return Ok(None) };
+    if point.tags.len() >= limits::RESULTS_PER_POINT {
+        return Ok(None);
+    }
+    access.tag(volume, id, &result)?;
+    Ok(Some(result))
+}
+
+/// When a command is ended that does not end by itself.
+struct Limit<'a> {
+    timeout: Duration,
+    interrupted: &'a dyn Fn() -> bool,
+}
+
+/// Runs the command in a process group of its own and waits for it.
+fn check(
+    command: &str,
+    volume: &str,
+    point: &PointReport,
+    directory: &Path,
+    limit: &Limit<'_>,
+) -> io::Result<(bool, String)> {
+    let directory = fs::canonicalize(directory)?;
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .current_dir(&directory)
+        .env("TIDELOCK_VOLUME", volume)
+        .env("TIDELOCK_POINT", &point.id)
+        .env("TIDELOCK_DIR", &directory)
+        .stdin(Stdio::null())
+        // Its words are for people; standard output is the report's.
+        .stdout(io::stderr())
+        .process_group(0)
+        .spawn()?;
+    let begun = Instant::now();
+    let ended = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if begun.elapsed() >= limit.timeout || (limit.interrupted)() {
+            break None;
+        }
+        thread::sleep(limits::CHECK_POLL);
+    };
+    // Whatever it left behind works on a directory that goes.
+    end_group(&mut child)?;
+    Ok(match ended {
+        Some(status) => (status.success(), status.to_string()),
+        None => (false, format!("not done after {}", humantime::format_duration(limit.timeout))),
+    })
+}
+
+fn end_group(child: &mut Child) -> io::Result<()> {
+    let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(group) = group {
+        // Nobody may be left in it.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    child.wait().map(drop)
+}
+
+/// Leaves the directory as it was found: absent, or empty.
+fn clean_up(directory: &Path, was_there: bool) -> io::Result<()> {
+    if !was_there {
+        return fs::remove_dir_all(directory);
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name() == "lost+found" {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}

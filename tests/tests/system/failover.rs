@@ -1,0 +1,204 @@
+//! What an operator does at three in the morning, interrupted: a promotion ends the same wherever it or its receiver was killed.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+use tidelock_tests::{
+    compare::compare,
+    process::{self, Process},
+    site::{Receiver, Site, VOLUME, json},
+    wait::{self, SOON},
+};
+
+/// All steps of a promotion, and the middle of writing.
+const STEPS: [&str; 8] = ["select", "check", "restore", "content", "fence", "difference", "complete", "done"];
+
+/// A site whose store has a few points of a volume, kept aside, so that each promotion finds the same.
+struct Kept {
+    site: Site,
+    volume: PathBuf,
+    last: String,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let site = Site::new();
+        let volume = site.new_dir("volume");
+        let mut receiver = site.receiver();
+        let mut sidecar = site.sidecar(&receiver, &volume).start();
+        fs::create_dir(volume.join("dir")).expect("writable");
+        for number in 0..20u8 {
+            fs::write(volume.join(format!("dir/{number}")), vec![number; 50_000]).expect("writable");
+        }
+        sidecar.settle(SOON);
+        fs::write(volume.join("last"), "word").expect("writable");
+        sidecar.settle(SOON);
+        sidecar.process.stop();
+        let last = site.points(&receiver).pop().expect("a point")["id"].as_str().expect("an id").to_owned();
+        receiver.process.stop();
+        fs::rename(site.store(), site.path("kept")).expect("nobody has it open");
+        Self { site, volume, last }
+    }
+
+    /// A receiver of a fresh copy of the store.
+    fn receiver(&self) -> Receiver {
+        let _ = fs::remove_dir_all(self.site.store());
+        process::run(Command::new("cp").arg("-a").arg(self.site.path("kept")).arg(self.site.store()));
+        self.again()
+    }
+
+    fn again(&self) -> Receiver {
+        let mut receiver = self.site.receiver();
+        receiver.process.allow("promoted");
+        receiver
+    }
+
+    fn promotion(&self, receiver: &Receiver, to: &Path) -> Command {
+        let to = to.to_str().expect("test paths are UTF-8");
+        self.site.operator_command(receiver, &["promote", VOLUME, "--to", to])
+    }
+
+    /// The state that every promotion must end in.
+    fn check(&self, receiver: &Receiver, to: &Path, report: &Value, case: &str) {
+        assert_eq!((&report["epoch"], &report["old_epoch"]), (&2.into(), &1.into()), "{case}: {report}");
+        assert_eq!(report["point"]["id"], self.last.as_str(), "{case}: {report}");
+        let status = self.site.operator(receiver, &["status", VOLUME]);
+        assert_eq!((&status[0]["epoch"], &status[0]["promoted"]), (&2.into(), &true.into()), "{case}");
+        let differences = compare(&self.volume, to).expect("both can be read");
+        assert!(differences.is_empty(), "{case}: {differences:#?}");
+    }
+}
+
+#[test]
+fn a_promotion_that_is_killed_at_any_step_is_completed_by_the_same_command() {
+    let kept = Kept::new();
+    for step in STEPS {
+        let receiver = kept.receiver();
+        let to = kept.site.path(&format!("killed-{step}"));
+        let mut command = kept.promotion(&receiver, &to);
+        let killed = process::output(command.env("TIDELOCK_TEST_AT", format!("kill:{step}")));
+        assert_eq!(killed.status.signal(), Some(libc::SIGKILL), "{step}: {killed:?}");
+        let report = json(&process::output(&mut kept.promotion(&receiver, &to)));
+        kept.check(&receiver, &to, &report, step);
+        let already = &report["already"];
+        assert_eq!(*already, step == "done", "{step}: {report}");
+    }
+}
+
+#[test]
+fn a_receiver_that_is_killed_at_any_step_of_a_promotion_changes_nothing_about_its_end() {
+    let kept = Kept::new();
+    for step in STEPS {
+        let mut receiver = kept.receiver();
+        let to = kept.site.path(&format!("lost-{step}"));
+        let mut command = kept.promotion(&receiver, &to);
+        command.env("TIDELOCK_TEST_AT", format!("stop:{step}"));
+        let mut promotion =
+            Process::spawn("promote", &mut command, &kept.site.path(&format!("lost-{step}.log")));
+        let stat = PathBuf::from(format!("/proc/{}/stat", promotion.pid()));
+        wait::until_true("the promotion is held", SOON, || {
+            promotion.must_run();
+            fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
+        });
+        receiver.process.kill();
+        let receiver = kept.again();
+        promotion.signal(libc::SIGCONT);
+        promotion.wait(SOON);
+        let report = json(&process::output(&mut kept.promotion(&receiver, &to)));
+        kept.check(&receiver, &to, &report, step);
+    }
+}
+
+#[test]
+fn a_rehearsal_a_clone_and_a_rollback_go_beside_a_primary() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let receiver = site.receiver();
+    let mut sidecar = site.sidecar(&receiver, &volume).start();
+    fs::write(volume.join("ledger"), "first").expect("writable");
+    let first = sidecar.settle(SOON).id.to_string();
+    fs::write(volume.join("ledger"), "second").expect("writable");
+    sidecar.settle(SOON);
+
+    let to = site.path("rehearsal");
+    let to = to.to_str().expect("test paths are UTF-8");
+    let run = "grep -q first ledger";
+    let test = |at: &str| {
+        let asked = ["test", VOLUME, "--at", at, "--to", to, "--run", run];
+        process::output(&mut site.operator_command(&receiver, &asked))
+    };
+    let good = json(&test(&first));
+    assert!(good["passed"] == true && good["rto_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{good}");
+    let bad = test("latest");
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    assert!(!Path::new(to).exists());
+    let points = site.points(&receiver);
+    let tags =
+        |id: &str| points.iter().find(|point| point["id"] == id).expect("it is listed")["tags"].clone();
+    assert!(tags(&first)[0].as_str().is_some_and(|tag| tag.starts_with("verified at ")), "{points:?}");
+
+    let (history, metrics) = (site.path("history"), site.path("drill.prom"));
+    let mut drill = site.operator_command(&receiver, &["drill", VOLUME, "--to", to, "--every", "10ms"]);
+    drill.args(["--rounds", "2", "--no-record", "--run", "grep -q second ledger"]);
+    process::run(drill.arg("--history").arg(&history).arg("--metrics").arg(&metrics));
+    let lines = fs::read_to_string(&history).expect("written");
+    assert_eq!(lines.lines().filter(|line| line.contains("\"passed\":true")).count(), 2, "{lines}");
+    let sample = fs::read_to_string(&metrics).expect("written");
+    assert!(sample.contains(&format!("tidelock_drills_passed_total{{volume=\"{VOLUME}\"}} 2")), "{sample}");
+
+    let cloned = site.operator(&receiver, &["clone", VOLUME, "--at", &first, "--as", "acme/copy"]);
+    assert_eq!(cloned["first"]["id"], "1.1");
+    let restored = site.path("restored");
+    site.restore_volume(&receiver, "acme/copy", "latest", &restored);
+    assert_eq!(fs::read(restored.join("ledger")).expect("restored"), b"first");
+
+    // A sidecar that runs is in the way of a rollback, and goes on from it afterwards.
+    let dir = volume.to_str().expect("test paths are UTF-8");
+    let back = ["rollback", VOLUME, "--at", &first, "--dir", dir];
+    let refused = process::output(&mut site.operator_command(&receiver, &back));
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    sidecar.process.stop();
+    wait::until_true("the receiver sees it leave", SOON, || {
+        site.operator(&receiver, &["status", VOLUME])[0]["connected"] == false
+    });
+    site.operator(&receiver, &back);
+    assert_eq!(fs::read(volume.join("ledger")).expect("rolled back"), b"first");
+    let mut sidecar = site.sidecar(&receiver, &volume).start();
+    sidecar.settle(SOON);
+    let next = site.path("next");
+    site.restore(&receiver, "latest", &next);
+    assert_eq!(fs::read(next.join("ledger")).expect("restored"), b"first");
+    sidecar.process.stop();
+}
+
+#[test]
+fn a_dry_run_says_what_a_promotion_then_does() {
+    let kept = Kept::new();
+    let receiver = kept.receiver();
+    let to = kept.site.path("promoted");
+    let plan = json(&process::output(kept.promotion(&receiver, &to).arg("--dry-run")));
+    assert_eq!((&plan["epoch"], &plan["new_epoch"]), (&1.into(), &2.into()), "{plan}");
+    assert!(!to.exists());
+    let report = json(&process::output(&mut kept.promotion(&receiver, &to)));
+    assert_eq!((&report["point"]["id"], &report["epoch"]), (&plan["point"]["id"], &plan["new_epoch"]));
+    assert_eq!(report["work"]["bytes_written"], plan["data_bytes"]);
+    kept.check(&receiver, &to, &report, "after a dry run");
+}
+
+#[test]
+fn shells_and_manuals_are_served() {
+    let site = Site::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = process::run(&mut site.tidelock(["completions", shell]));
+        assert!(script.contains("promote") && script.contains("dry-run"), "{shell}");
+    }
+    let pages = site.new_dir("man1");
+    process::run(site.tidelock(["man"]).arg(&pages));
+    let page = fs::read_to_string(pages.join("tidelock-promote.1")).expect("a page");
+    assert!(page.contains("dry"), "{page}");
+}
