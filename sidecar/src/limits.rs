@@ -107,6 +107,8 @@ pub const PAUSE_REST_FACTOR: u32 = 9;
 pub const PAUSE_BACKOFF_MAX: u32 = 6;
 /// Names to look up that fit into any pause.
 pub const PAUSE_NAMES_MAX: usize = 2048;
+/// Threads that compare while the application stands still.
+pub const PAUSE_THREADS_MAX: usize = 8;
 /// Bytes captured in a second, until measured.
 pub const PAUSE_RATE_FIRST: f64 = 256.0 * 1024.0 * 1024.0;
 /// Rounds that read less say nothing about the rate, in bytes.

@@ -37,7 +37,8 @@ use super::{
     pace::{self, Pace},
 };
 use crate::limits::{
-    DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, ROUNDS_AT_FULL_SPEED, ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
+    DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, PAUSE_THREADS_MAX, ROUNDS_AT_FULL_SPEED,
+    ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
 };
 use crate::pause::{Escalation, Waiting};
 use crate::watch;
@@ -78,6 +79,8 @@ pub(crate) struct Cutter {
     /// Their names, if there are several.
     group: Vec<VolumeName>,
     escalation: Escalation,
+    /// What the application leaves idle while it stands still.
+    cores: usize,
     config: CutterConfig,
     stop: Arc<AtomicBool>,
     desk: Arc<Desk>,
@@ -112,6 +115,7 @@ impl Cutter {
             members,
             group,
             escalation,
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(PAUSE_THREADS_MAX)),
             config,
             stop,
             desk,
@@ -220,13 +224,17 @@ impl Cutter {
         self.rounds += 1;
         let seeded = self.members.iter().all(|member| member.last().is_some());
         self.escalation.before_round(busy, || waiting(&self.members));
+        let cores = if self.escalation.is_pausing() { self.cores } else { 1 };
         let (stepped, read_before) = (Instant::now(), self.bytes_read());
         for index in self.to_capture().collect::<Vec<_>>() {
             let member = &mut self.members[index];
             if self.rounds == ROUNDS_BEFORE_CONDITION && seeded {
                 member.note_not_converging(self.rounds);
             }
-            member.step()?;
+            member.engine.cores = cores;
+            let stepped = member.step();
+            member.engine.cores = 1;
+            stepped?;
         }
         let worked = stepped.elapsed();
         self.escalation.after_round(self.bytes_read() - read_before, worked);

@@ -68,6 +68,8 @@ pub(crate) struct Engine {
     pub(super) unwatched: BTreeSet<FileId>,
     /// Inodes whose change time could not be recorded when they were captured, with when that was and the time.
     pub(super) unsettled: BTreeMap<FileId, (Instant, Seen)>,
+    /// Cores to compare with: more than one while the application stands still.
+    pub(super) cores: usize,
     /// The root was found gone.
     pub(super) root_gone: bool,
     /// Looks for what the sources missed. Off until it is told its rate.
@@ -110,6 +112,7 @@ impl Engine {
             listed: HashSet::new(),
             unwatched: BTreeSet::new(),
             unsettled: BTreeMap::new(),
+            cores: 1,
             root_gone: false,
             scrub: Scrub::new(ScrubConfig::OFF, Instant::now()),
             excludes: Excludes::default(),

@@ -13,11 +13,10 @@ use super::{
     CutError,
     dirty::{FileDirt, Seen},
     engine::Engine,
+    hurry,
     ranges::RangeSet,
 };
-use crate::capture::{
-    CaptureError, Found, Segment, barrier, data_segments, read_at, read_xattrs, write_back,
-};
+use crate::capture::{CaptureError, Found, Segment, barrier, data_segments, read_xattrs, write_back};
 use crate::limits::{PAGE_BYTES, REFINE_PARTS, SLICE_BYTES};
 
 const OPEN_FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK);
@@ -280,15 +279,24 @@ impl Engine {
             Some(extents) => extents.touching(start, end).collect(),
             None => return Ok(()),
         };
+        let within =
+            |offset: u64, extent: &Extent| (offset.max(start), (offset + u64::from(extent.len)).min(end));
+        // Only a whole chunk can be told by its id.
+        let is_whole = |offset: u64, extent: &Extent| {
+            let (from, to) = within(offset, extent);
+            from == offset && to - from == u64::from(extent.len) && extent.chunk.at == 0
+        };
+        let whole = extents.iter().filter(|(offset, extent)| is_whole(*offset, extent));
+        let parts: Vec<&[u8]> =
+            whole.map(|(from, extent)| part(*from, from + u64::from(extent.len))).collect();
+        let mut ids = hurry::ids(&self.packer, &parts, self.cores).into_iter();
         let mut at = start;
         for (offset, extent) in extents {
-            let (from, to) = (offset.max(start), (offset + u64::from(extent.len)).min(end));
-            // Only a whole chunk can be told by its id.
-            let whole = from == offset && to - from == u64::from(extent.len) && extent.chunk.at == 0;
+            let (from, to) = within(offset, &extent);
             if at < from {
                 self.stage_new(id, at, part(at, from))?;
             }
-            if !whole || self.packer.id(part(from, to)) != extent.chunk.id {
+            if !is_whole(offset, &extent) || ids.next() != Some(extent.chunk.id) {
                 self.stage_refined(id, from, part(from, to))?;
             }
             at = to;
@@ -355,7 +363,7 @@ impl Engine {
         if buffer.len() < len {
             buffer.resize(len, 0);
         }
-        let read = read_at(fd, &mut buffer[..len], start).map_err(CaptureError::from)?;
+        let read = hurry::read(fd, &mut buffer[..len], start, self.cores).map_err(CaptureError::from)?;
         self.status.counters.read_bytes.add(read as u64);
         Ok(read)
     }

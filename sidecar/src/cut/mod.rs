@@ -99,6 +99,7 @@ mod engine;
 mod errands;
 mod excluded;
 mod files;
+mod hurry;
 mod member;
 mod names;
 mod pace;
