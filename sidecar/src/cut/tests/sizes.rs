@@ -3,8 +3,8 @@
 use std::{
     fs::File,
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -134,4 +134,43 @@ fn the_barrier_waits_for_a_write_that_is_under_way() {
             assert!(waited, "{kind}: the write was not met");
         });
     }
+}
+
+#[test]
+fn a_cut_has_every_store_to_a_mapped_page_that_came_before_it() {
+    on_each(|rig, kind| {
+        let file = create(&rig.root.join("file"), 0);
+        file.write_all_at(&[0; 4096], 0).unwrap();
+        // SAFETY: nobody cuts the file short.
+        let page = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
+        // SAFETY: the mapping begins with eight aligned bytes.
+        let word = unsafe { &*page.as_ptr().cast::<AtomicU64>() };
+        rig.settle();
+        let id = rig.engine.stage.at_inode(file.metadata().unwrap().ino()).unwrap();
+        let (stop, stored) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut rng = StdRng::seed_from_u64(1);
+                while !stop.load(Ordering::SeqCst) {
+                    let next = stored.load(Ordering::SeqCst) + 1;
+                    word.store(next, Ordering::SeqCst);
+                    stored.store(next, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_micros(rng.random_range(0..300)));
+                }
+            });
+            let began = Instant::now();
+            let mut behind = None;
+            while behind.is_none() && began.elapsed() < Duration::from_secs(3) {
+                let before = stored.load(Ordering::SeqCst);
+                rig.settle();
+                let extents = rig.engine.stage.get(id).unwrap().extents().unwrap();
+                let captured = extents.iter().next().map_or(0, |(_, extent)| {
+                    u64::from_le_bytes(rig.engine.tap[&extent.chunk.id][..8].try_into().unwrap())
+                });
+                behind = (captured < before).then_some((captured, before));
+            }
+            stop.store(true, Ordering::SeqCst);
+            assert_eq!(behind, None, "{kind}: captured, and stored before");
+        });
+    });
 }

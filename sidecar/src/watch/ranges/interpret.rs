@@ -70,6 +70,8 @@ pub(super) struct Interpreter {
     direct_lost: bool,
     writes: Vec<(u32, Write)>,
     doubts: Vec<Fact>,
+    /// A page was dirtied that has to be written back before it is read.
+    dirtied: bool,
     newly_mapped: Vec<u64>,
     sizes: Vec<u64>,
     /// The least size that each inode was cut to.
@@ -107,6 +109,7 @@ impl Interpreter {
             direct_lost: false,
             writes: Vec::new(),
             doubts: Vec::new(),
+            dirtied: false,
             newly_mapped: Vec::new(),
             sizes: Vec::new(),
             cuts: BTreeMap::new(),
@@ -138,7 +141,10 @@ impl Interpreter {
                     self.doubts.push(fact);
                 }
             }
-            Fact::Mapping { inode } => self.map(inode),
+            Fact::Mapping { inode } => {
+                self.map(inode);
+                self.dirtied |= !self.newly_mapped.is_empty();
+            }
             Fact::Evicted { inode } => {
                 if self.mapped.get(&inode).is_some_and(|seen| self.drain >= seen + 2) {
                     self.mapped.remove(&inode);
@@ -150,6 +156,11 @@ impl Interpreter {
     /// Whether beginnings of direct writes may have been lost: until they have ended, every completion counts as one.
     pub(super) fn set_direct_lost(&mut self, lost: bool) {
         self.direct_lost = lost;
+    }
+
+    /// Whether a page was dirtied since this was last asked that has to be written back before it is read.
+    pub(super) fn take_dirtied(&mut self) -> bool {
+        std::mem::take(&mut self.dirtied)
     }
 
     /// Facts that only another pass over all rings can settle.
@@ -165,6 +176,7 @@ impl Interpreter {
                 && let Fact::Dirty { inode, page, .. } = doubt
             {
                 self.map(inode);
+                self.dirtied = true;
                 let (start, end) = self.folios.span(page);
                 self.ranges.add(inode, start, end);
             }
@@ -200,6 +212,7 @@ impl Interpreter {
             Fact::Dirty { thread, inode, page } => {
                 let span = self.folios.span(page);
                 if self.mapped.contains_key(&inode) || self.stores == Stores::CountAsWrites {
+                    self.dirtied = true;
                     self.ranges.add(inode, span.0, span.1);
                     return true;
                 }

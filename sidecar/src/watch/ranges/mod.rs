@@ -72,6 +72,12 @@
 //! of the whole folio: a store either came before that and is read, or faults again and makes the folio dirty again,
 //! which is a new event. The same holds if the kernel wrote the folio back in the meantime.
 //!
+//! The event comes just before the page cache marks the folio for write-back, and a write-back without the mark does nothing: the
+//! store would be silent from then on (seen after some hundred stores to one page). Both happen with interrupts disabled on one
+//! CPU. So a drain that found such an event has every CPU answer an interrupt before it returns (reading a perf counter
+//! does that); then the mark is there, and the write-back waits for the folio's lock. (Not so on a kernel with PREEMPT_RT, whose
+//! locks leave interrupts enabled.)
+//!
 //! The event names only the folio's first page; a folio may be up to a huge page large. So the whole span that a folio
 //! beginning there can have is reported, and every page that one silent store could have reached is covered.
 //!
@@ -282,6 +288,9 @@ impl Source for RangeSource {
             }
         }
         self.interpreter.finish(events);
+        if self.interpreter.take_dirtied() {
+            self.cpus.iter().filter_map(|cpu| cpu.events.first()).for_each(PerfEvent::pass_cpu);
+        }
         self.check_cpus(events)
     }
 

@@ -47,6 +47,13 @@ impl PerfEvent {
         check(unsafe { ioctls::ENABLE(self.fd.as_raw_fd(), 0) }, "PERF_EVENT_IOC_ENABLE")
     }
 
+    /// Waits until the CPU takes interrupts: what it did with interrupts disabled when it raised a record that was seen is done.
+    /// Reading a counter asks the CPU itself, by an interrupt, and waits for its answer.
+    pub(super) fn pass_cpu(&self) {
+        let mut counters = [0u8; 16];
+        let _ = rustix::io::read(&self.fd, &mut counters);
+    }
+
     /// How many records were dropped so far because the ring was full; `None` if the kernel does not count them.
     pub(super) fn lost(&self) -> Option<u64> {
         let mut counters = [0u8; 16];
