@@ -160,3 +160,32 @@ fn a_missing_chunk_is_named() {
     let error = make(&dir, &builder.done(), &memory, &options()).unwrap_err();
     assert!(matches!(error, ReconcileError::Chunk(id) if id == chunk), "{error}");
 }
+
+#[test]
+fn of_a_known_file_other_content_is_written_and_another_name_is_not_trusted() {
+    let (dir, mut memory) = (TempDir::new().unwrap(), Memory::default());
+    let chunks = [1, 2, 3].map(|byte| memory.add(vec![byte; 100]));
+    let mut builder = Builder::new();
+    let ids = [&b"a"[..], b"b", b"c"].map(|name| builder.add(FileId::ROOT, name, Kind::File, 0o600));
+    for (id, chunk) in ids.iter().zip(&chunks) {
+        builder.data(*id, 0, *chunk, 0, 100);
+    }
+    let tree = builder.done();
+    make(&dir, &tree, &memory, &options()).unwrap();
+    // One has other content of the same length, two have changed their names; their times are what they were.
+    let other = memory.add(vec![4; 100]);
+    let mut changed = Builder { tree: tree.clone(), next: 0 };
+    changed.data(ids[0], 0, other, 0, 100);
+    for (name, id) in [(&b"b"[..], ids[2]), (b"c", ids[1])] {
+        changed.apply(tidelock_proto::Op::Link { dir: FileId::ROOT, name: world::name(name), id });
+    }
+    let changed = changed.done();
+    let known = Options { known: Some(Arc::new(tree)), ..overwrite() };
+    let report = make(&dir, &changed, &memory, &known).unwrap();
+    assert_equal(&dir, &changed, &memory);
+    assert_eq!((report.bytes_written, report.files_trusted), (300, 0));
+    let report =
+        make(&dir, &changed, &memory, &Options { known: Some(Arc::new(changed.clone())), ..overwrite() });
+    let report = report.unwrap();
+    assert_eq!((report.files_trusted, report.bytes_compared), (3, 0));
+}
