@@ -27,11 +27,11 @@ use crate::{
     store::StoreError,
 };
 
-/// The running thread.
+/// The running thread. It ends with this, however that goes: whoever drops a receiver may open its store again at once.
 pub(crate) struct Keeper {
     stop: Arc<Stop>,
     context: Arc<Context>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
     ended: oneshot::Receiver<()>,
 }
 
@@ -57,7 +57,7 @@ impl Keeper {
             let _tell = tell;
             work.run();
         })?;
-        Ok(Self { stop, context, thread, ended })
+        Ok(Self { stop, context, thread: Some(thread), ended })
     }
 
     /// Resolves when the thread has ended by itself, which it does not do while the store takes writes.
@@ -67,11 +67,16 @@ impl Keeper {
     }
 
     /// Ends it and waits for that.
-    pub(crate) fn stop(self) {
+    pub(crate) fn stop(self) {}
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         *self.stop.stopped.lock() = true;
         self.stop.changed.notify_all();
         self.context.store.stop_upkeep();
-        if self.thread.join().is_err() {
+        if thread.join().is_err() {
             error!("retention panicked");
         }
     }
