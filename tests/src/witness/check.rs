@@ -2,10 +2,10 @@
 
 use tidelock_proto::PointId;
 
-use super::{Counters, Done, LENGTH};
+use super::{Counters, Done};
 
 /// The counters of one point.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Reading {
     /// The point.
     pub id: PointId,
@@ -20,7 +20,7 @@ pub fn violations(readings: &[Reading], log: &[Done]) -> Vec<String> {
     let mut wrong: Vec<String> = readings.iter().filter_map(|reading| judge(reading, log)).collect();
     for pair in readings.windows(2) {
         let (before, after) = (&pair[0], &pair[1]);
-        let back = (0..LENGTH).any(|place| after.counters[place] < before.counters[place]);
+        let back = after.counters.iter().zip(&before.counters).any(|(after, before)| after < before);
         if back || after.cut_ns < before.cut_ns {
             wrong.push(format!("{} goes back behind {}: {after:?} {before:?}", after.id, before.id));
         }
@@ -30,7 +30,7 @@ pub fn violations(readings: &[Reading], log: &[Done]) -> Vec<String> {
 
 fn judge(reading: &Reading, log: &[Done]) -> Option<String> {
     let Reading { id, cut_ns, counters } = reading;
-    let (first, last) = (counters[0], counters[LENGTH - 1]);
+    let (first, last) = (counters[0], counters[counters.len() - 1]);
     if counters.windows(2).any(|pair| pair[1] > pair[0]) || first > last + 1 {
         return Some(format!("{id} was never: {counters:?}"));
     }
@@ -48,12 +48,12 @@ mod tests {
     use tidelock_proto::{Epoch, Seq};
 
     use super::{
-        super::{Directory, Source, Writer, counters, read_log},
+        super::{ALL, CALLS, Directory, LENGTH, Source, Writer, counters_in, read_log},
         *,
     };
 
-    fn reading(seq: u64, counters: Counters) -> Reading {
-        Reading { id: PointId::new(Epoch(1), Seq(seq)), cut_ns: seq * 100, counters }
+    fn reading(seq: u64, counters: impl Into<Counters>) -> Reading {
+        Reading { id: PointId::new(Epoch(1), Seq(seq)), cut_ns: seq * 100, counters: counters.into() }
     }
 
     #[test]
@@ -109,19 +109,22 @@ mod tests {
 
     #[test]
     fn the_writer_is_read_back_and_a_copy_under_way_is_found() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let (root, log) = (dir.path().join("volume"), dir.path().join("log"));
-        let mut writer = Writer::create(&[&root], &log).expect("writable");
-        for value in 1..=2200 {
-            writer.bump(Duration::ZERO).expect("writable");
-            if value % 200 == 0 {
-                assert_eq!(counters(&Directory(&root)), Ok([value; LENGTH]));
+        for chain in [CALLS, ALL] {
+            // Direct I/O is not for every temporary directory.
+            let dir = tempfile::tempdir_in("/var/tmp").expect("temporary directory");
+            let (root, log) = (dir.path().join("volume"), dir.path().join("log"));
+            let mut writer = Writer::create(chain, &[&root], &log).expect("writable");
+            for value in 1..=2200 {
+                writer.bump(Duration::ZERO).expect("writable");
+                if value % 200 == 0 {
+                    assert_eq!(counters_in(chain, &[&Directory(&root)]), Ok(vec![value; chain.len()]));
+                }
             }
-        }
-        assert_eq!(read_log(&log).expect("readable").last().map(|done| done.value), Some(2200));
+            assert_eq!(read_log(&log).expect("readable").last().map(|done| done.value), Some(2200));
 
-        let copied = OneByOne(Directory(&root), std::cell::RefCell::new(&mut writer));
-        let torn = counters(&copied).expect("each file is whole");
-        assert_eq!(violations(&[reading(1, torn)], &[]).len(), 1, "{torn:?} passed");
+            let copied = OneByOne(Directory(&root), std::cell::RefCell::new(&mut writer));
+            let torn = counters_in(chain, &[&copied]).expect("each file is whole");
+            assert_eq!(violations(&[reading(1, torn.clone())], &[]).len(), 1, "{torn:?} passed");
+        }
     }
 }

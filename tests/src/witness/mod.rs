@@ -1,10 +1,12 @@
-//! The write-order witness: nine counters in nine directories, bumped one after the other, by three ways of writing.
+//! The write-order witness: counters in directories of their own, bumped one after the other, each in its own way.
 //!
-//! A program writes 1 to counter 0, then to counter 1, … to counter 8, then 2 to counter 0, and so on. At every instant
+//! A program writes 1 to counter 0, then to counter 1, … to the last, then 2 to counter 0, and so on. At every instant
 //! the volume went through, the counters therefore fall along the chain by at most one step, once. A copy whose
 //! files were read at different moments shows it: that is what [`check`] finds.
 //!
-//! The ways of writing follow one another in all pairs but one: overwrite → append → replace → overwrite.
+//! There are two chains. [`CALLS`] is for every tracker: the ways of writing follow one another in all pairs but one, overwrite →
+//! append → replace → overwrite. [`ALL`] has those, too, that inotify does not see; where two volumes take turns
+//! along it, each has every way.
 
 pub mod check;
 mod read;
@@ -24,18 +26,44 @@ pub enum Way {
     Append,
     /// A new file renamed over the old one.
     Replace,
+    /// A page by pwrite with `O_DIRECT` at the start of one file.
+    Direct,
+    /// Eight bytes by io_uring at the start of one file.
+    Uring,
+    /// Eight bytes stored through a mapping at the start of one file.
+    Mapped,
 }
 
-/// Counters of the chain.
-pub const LENGTH: usize = 9;
+impl Way {
+    /// Bytes of the file of a counter that is written in place; the value is in the first eight.
+    fn file_bytes(self) -> usize {
+        match self {
+            Self::Direct | Self::Mapped => 4096,
+            _ => 8,
+        }
+    }
+}
+
+/// How the counters are written, in order.
+pub type Chain = &'static [Way];
+
+/// What inotify sees.
+pub const CALLS: Chain = &{
+    use Way::{Append, Overwrite, Replace};
+    [Overwrite, Append, Replace, Overwrite, Append, Replace, Overwrite, Append, Replace]
+};
+
+/// Everything.
+pub const ALL: Chain = &{
+    use Way::{Append, Direct, Mapped, Overwrite, Replace, Uring};
+    [Overwrite, Append, Replace, Direct, Uring, Mapped, Append, Replace, Direct, Uring, Mapped, Overwrite]
+};
+
+/// Counters of the chain [`CALLS`].
+pub const LENGTH: usize = CALLS.len();
 
 /// The values of all counters, in the order they are written.
-pub type Counters = [u64; LENGTH];
-
-/// How the counter at this place of the chain is written.
-pub fn way(place: usize) -> Way {
-    [Way::Overwrite, Way::Append, Way::Replace][place % 3]
-}
+pub type Counters = Vec<u64>;
 
 /// The directory of the counter at this place of the chain.
 pub fn directory(place: usize) -> String {

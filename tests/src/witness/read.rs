@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::ffi::OsStrExt, path::Path};
 
-use super::{Counters, FILE, LENGTH, LOG_PREFIX, Way, directory, way};
+use super::{CALLS, Chain, Counters, FILE, LOG_PREFIX, Way, directory};
 
 /// A state of the volume that can be looked into. Names are relative to its root; errors are for people.
 pub trait Source {
@@ -29,25 +29,29 @@ impl Source for Directory<'_> {
     }
 }
 
-/// Reads all counters; an error says what is not as the writer can have left it.
+/// Reads all counters of [`CALLS`]; an error says what is not as the writer can have left it.
 pub fn counters(source: &dyn Source) -> Result<Counters, String> {
-    counters_in(&[source])
+    counters_in(CALLS, &[source])
 }
 
-/// The same where several volumes take turns along the chain.
-pub fn counters_in(sources: &[&dyn Source]) -> Result<Counters, String> {
-    let mut values = [0; LENGTH];
-    for (place, value) in values.iter_mut().enumerate() {
-        let source = sources[place % sources.len()];
-        let dir = directory(place);
-        let read = if way(place) == Way::Append {
-            last_record(source, &dir)
-        } else {
-            source.read(&dir, FILE.as_bytes()).and_then(|bytes| word(&bytes))
+/// The same for any chain, along which several volumes may take turns.
+pub fn counters_in(chain: Chain, sources: &[&dyn Source]) -> Result<Counters, String> {
+    let read = |(place, way): (usize, &Way)| {
+        let (source, dir) = (sources[place % sources.len()], directory(place));
+        let read = match way {
+            Way::Append => last_record(source, &dir),
+            _ => source.read(&dir, FILE.as_bytes()).and_then(|bytes| value(&bytes, *way)),
         };
-        *value = read.map_err(|reason| format!("{dir}: {reason}"))?;
+        read.map_err(|reason| format!("{dir}: {reason}"))
+    };
+    chain.iter().enumerate().map(read).collect()
+}
+
+fn value(bytes: &[u8], way: Way) -> Result<u64, String> {
+    if bytes.len() != way.file_bytes() {
+        return Err(format!("{} bytes instead of {}", bytes.len(), way.file_bytes()));
     }
-    Ok(values)
+    word(&bytes[..8])
 }
 
 /// The last record of the newest log that has one. Its records must be consecutive.

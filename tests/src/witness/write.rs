@@ -3,13 +3,20 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::FileExt,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
-use super::{FILE, LENGTH, LOG_PREFIX, LOG_RECORDS, NEXT_FILE, Way, directory, way};
+use io_uring::{IoUring, opcode, types::Fd};
+use memmap2::MmapMut;
+
+use super::{Chain, FILE, LOG_PREFIX, LOG_RECORDS, NEXT_FILE, Way, directory};
 use crate::wait::now_ns;
 
 /// A value that is in all counters.
@@ -23,7 +30,7 @@ pub struct Done {
     pub done_ns: u64,
 }
 
-/// The nine counters, open for writing.
+/// The counters of a chain, open for writing.
 pub struct Writer {
     counters: Vec<Counter>,
     log: File,
@@ -33,10 +40,12 @@ pub struct Writer {
 impl Writer {
     /// Makes the counters beneath `roots`, which take turns along the chain, all 0, and the log of what was done at `log`,
     /// outside of them.
-    pub fn create(roots: &[&Path], log: &Path) -> io::Result<Self> {
+    pub fn create(chain: Chain, roots: &[&Path], log: &Path) -> io::Result<Self> {
         let root = |place: usize| roots[place % roots.len()];
-        let counters =
-            (0..LENGTH).map(|place| Counter::create(&root(place).join(directory(place)), way(place)));
+        let counters = chain
+            .iter()
+            .enumerate()
+            .map(|(place, way)| Counter::create(&root(place).join(directory(place)), *way));
         let counters = counters.collect::<io::Result<_>>()?;
         Ok(Self { counters, log: File::create(log)?, value: 0 })
     }
@@ -70,37 +79,86 @@ pub fn read_log(log: &Path) -> io::Result<Vec<Done>> {
 
 struct Counter {
     dir: PathBuf,
-    way: Way,
-    file: File,
+    hand: Hand,
+}
+
+/// What a counter is written with.
+enum Hand {
+    Overwrite(File),
+    Append(File),
+    Replace,
+    Direct(File, MmapMut),
+    Uring(File, Box<IoUring>),
+    Mapped(MmapMut),
 }
 
 impl Counter {
     fn create(dir: &Path, way: Way) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let name = if way == Way::Append { log_name(0) } else { FILE.to_owned() };
-        let mut file = File::create(dir.join(name))?;
-        file.write_all(&0u64.to_le_bytes())?;
-        Ok(Self { dir: dir.to_owned(), way, file })
+        let path = dir.join(name);
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        file.write_all(&vec![0; way.file_bytes()])?;
+        let hand = match way {
+            Way::Overwrite => Hand::Overwrite(file),
+            Way::Append => Hand::Append(file),
+            Way::Replace => Hand::Replace,
+            Way::Direct => {
+                file.sync_all()?;
+                let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&path)?;
+                Hand::Direct(direct, MmapMut::map_anon(way.file_bytes())?)
+            }
+            Way::Uring => Hand::Uring(file, Box::new(IoUring::new(2)?)),
+            // SAFETY: nobody cuts the file short.
+            Way::Mapped => Hand::Mapped(unsafe { MmapMut::map_mut(&file)? }),
+        };
+        Ok(Self { dir: dir.to_owned(), hand })
     }
 
     fn write(&mut self, value: u64) -> io::Result<()> {
-        match self.way {
-            Way::Overwrite => self.file.write_all_at(&value.to_le_bytes(), 0),
-            Way::Append if value.is_multiple_of(LOG_RECORDS) => self.roll(value),
-            Way::Append => self.file.write_all(&value.to_le_bytes()),
-            Way::Replace => {
+        let bytes = value.to_le_bytes();
+        match &mut self.hand {
+            Hand::Overwrite(file) => file.write_all_at(&bytes, 0),
+            Hand::Append(_) if value.is_multiple_of(LOG_RECORDS) => self.roll(value),
+            Hand::Append(file) => file.write_all(&bytes),
+            Hand::Replace => {
                 let next = self.dir.join(NEXT_FILE);
-                fs::write(&next, value.to_le_bytes())?;
+                fs::write(&next, bytes)?;
                 fs::rename(&next, self.dir.join(FILE))
+            }
+            Hand::Direct(file, page) => {
+                page[..8].copy_from_slice(&bytes);
+                file.write_all_at(page, 0)
+            }
+            Hand::Uring(file, ring) => write_by_ring(ring, file, &bytes),
+            Hand::Mapped(page) => {
+                // SAFETY: the mapping begins with eight aligned bytes, and nobody else has a reference to them.
+                let word = unsafe { &*page.as_ptr().cast::<AtomicU64>() };
+                word.store(value.to_le(), Ordering::SeqCst);
+                Ok(())
             }
         }
     }
 
     fn roll(&mut self, value: u64) -> io::Result<()> {
         let number = value / LOG_RECORDS;
-        self.file = OpenOptions::new().append(true).create_new(true).open(self.dir.join(log_name(number)))?;
-        self.file.write_all(&value.to_le_bytes())?;
+        let mut log =
+            OpenOptions::new().append(true).create_new(true).open(self.dir.join(log_name(number)))?;
+        log.write_all(&value.to_le_bytes())?;
+        self.hand = Hand::Append(log);
         fs::remove_file(self.dir.join(log_name(number - 1)))
+    }
+}
+
+/// Submits one write at the start of the file, and waits for it.
+fn write_by_ring(ring: &mut IoUring, file: &File, bytes: &[u8; 8]) -> io::Result<()> {
+    let request = opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), 8).build();
+    // SAFETY: the bytes and the file stay until the request is complete.
+    unsafe { ring.submission().push(&request) }.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    match ring.completion().next().map(|done| done.result()) {
+        Some(8) => Ok(()),
+        other => Err(io::Error::other(format!("a request failed: {other:?}"))),
     }
 }
 

@@ -20,7 +20,7 @@ fn every_acknowledged_point_survives_the_receiver_being_killed() {
     let mut rng = StdRng::seed_from_u64(5);
     let log = site.path("witness.log");
     let mut witness = Command::new(env!("CARGO_BIN_EXE_witness"));
-    witness.arg(&volume).arg(&log).arg("100");
+    witness.arg("calls").arg(&volume).arg(&log).arg("100");
     let mut witness = Process::spawn("witness", &mut witness, &site.path("witness.out"));
     // From the first value on all counters are there, and the first cut comes later: none may be absent from any point.
     wait::until_true("the first value", SOON, || log.metadata().is_ok_and(|meta| meta.len() > 0));

@@ -19,13 +19,15 @@ use tidelock_tests::{
     process::Process,
     site::{Receiver, Sidecar, SidecarPlan, Site, VOLUME},
     wait::{self, SOON},
-    witness::{self, InTree, Source, check},
+    witness::{self, ALL, InTree, Source, check},
 };
+
+use crate::databases::points;
 
 /// The other volume of the group.
 const WAL: &str = "acme/wal";
-/// Points of the group that are judged.
-const POINTS: usize = 3000;
+/// Points of the group that are judged, and how many it takes to believe them.
+const POINTS: (usize, usize) = (1500, 20_000);
 
 /// A sidecar of [`VOLUME`] and [`WAL`].
 fn group<'a>(site: &'a Site, receiver: &Receiver, data: &Path, wal: &Path) -> SidecarPlan<'a> {
@@ -58,16 +60,17 @@ fn every_point_of_two_volumes_is_one_instant_of_both() {
     roots.iter().for_each(|root| std::fs::create_dir(root).expect("new"));
     let log = site.path("witness.log");
     let mut program = Command::new(env!("CARGO_BIN_EXE_witness"));
-    program.args(&roots).arg(&log).arg("100");
+    program.arg("all").args(&roots).arg(&log).arg("100");
     let mut witness = Process::spawn("witness", &mut program, &site.path("witness.out"));
     wait::until_true("the first value", SOON, || log.metadata().is_ok_and(|meta| meta.len() > 0));
 
     let mut receiver = site.receiver();
     let mut sidecar = group(&site, &receiver, &roots[0], &roots[1]).start();
-    wait::until_true("enough points", Duration::from_secs(180), || {
+    let wanted = points(POINTS.0, POINTS.1);
+    wait::until_true("enough points", SOON + Duration::from_millis(50) * wanted as u32, || {
         sidecar.process.must_run();
         witness.must_run();
-        sidecar.acks().len() >= 2 * POINTS
+        sidecar.acks().len() >= 2 * wanted
     });
     witness.kill();
     settle(&mut sidecar);
@@ -77,7 +80,7 @@ fn every_point_of_two_volumes_is_one_instant_of_both() {
     let readings = readings(&site.store());
     let across = readings.iter().filter(|reading| reading.counters[0] != reading.counters[1]).count();
     println!("{} points of the group, {across} of them between the volumes", readings.len());
-    assert!(readings.len() >= POINTS, "only {} points of the group", readings.len());
+    assert!(readings.len() >= wanted, "only {} points of the group", readings.len());
     let log = witness::read_log(&log).expect("readable");
     let wrong = check::violations(&readings, &log);
     assert!(wrong.is_empty(), "{} violations, the first: {}", wrong.len(), wrong[0]);
@@ -115,7 +118,7 @@ fn readings(store: &Path) -> Vec<check::Reading> {
             volumes.each_ref().map(|volume| store.tree_at(volume, *id).expect("every point has its tree"));
         let sources = trees.each_ref().map(|tree| InTree { tree, chunk: &chunk });
         let sources: Vec<&dyn Source> = sources.iter().map(|source| source as &dyn Source).collect();
-        let counters = witness::counters_in(&sources).unwrap_or_else(|reason| panic!("{id}: {reason}"));
+        let counters = witness::counters_in(ALL, &sources).unwrap_or_else(|reason| panic!("{id}: {reason}"));
         readings.push(check::Reading { id: *id, cut_ns: point.cut.time_ns, counters });
     }
     readings

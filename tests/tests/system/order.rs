@@ -56,8 +56,11 @@ fn every_point_was(site: &Site, parent: &Path, tracker: Tracker, least: usize, a
     let (volume, log) = (parent.join("volume"), site.path("witness.log"));
     std::fs::create_dir(&volume).expect("new");
     let mut program = Command::new(env!("CARGO_BIN_EXE_witness"));
-    let mut witness =
-        Process::spawn("witness", program.arg(&volume).arg(&log).arg("100"), &site.path("witness.out"));
+    let mut witness = Process::spawn(
+        "witness",
+        program.arg("calls").arg(&volume).arg(&log).arg("100"),
+        &site.path("witness.out"),
+    );
     wait::until_true("the first value", SOON, || log.metadata().is_ok_and(|meta| meta.len() > 0));
 
     std::fs::write(site.path("witness.pid"), witness.pid().to_string()).expect("writable");
