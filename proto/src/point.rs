@@ -91,7 +91,7 @@ pub struct Cut {
     pub time_ns: u64,
     /// What may be believed of it.
     pub consistency: Consistency,
-    /// The tracker that saw the changes: `exact`, `inotify`.
+    /// The tracker that saw the changes: `exact`, `inotify`, `poll`.
     pub tracker: String,
     /// Conditions that held while it was taken, as the sidecar names them; empty is best.
     pub conditions: Vec<String>,

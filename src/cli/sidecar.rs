@@ -151,8 +151,10 @@ enum TrackerArg {
     Auto,
     /// Exact byte ranges from tracepoints, or an error.
     Exact,
-    /// inotify alone, which needs no privilege.
+    /// inotify alone, which needs no privilege. On a network file system it says that nobody else writes there.
     Inotify,
+    /// Comparing the whole volume again and again, for file systems that others change, too: points are fuzzy.
+    Poll,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -225,6 +227,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             TrackerArg::Auto => TrackerChoice::Auto,
             TrackerArg::Exact => TrackerChoice::Exact,
             TrackerArg::Inotify => TrackerChoice::Inotify,
+            TrackerArg::Poll => TrackerChoice::Poll,
         },
         http: args.http,
         hooks: args.hooks.into(),

@@ -58,6 +58,8 @@ pub enum Tracker {
     Exact,
     /// inotify alone.
     Inotify,
+    /// Comparing the whole volume.
+    Poll,
 }
 
 impl Tracker {
@@ -67,6 +69,7 @@ impl Tracker {
             Self::Auto => "auto",
             Self::Exact => "exact",
             Self::Inotify => "inotify",
+            Self::Poll => "poll",
         }
     }
 }

@@ -5,10 +5,13 @@ use super::{CutError, engine::Engine};
 use crate::watch::Watcher;
 
 /// While one of these holds no point is proven, or there are none at all.
-pub(crate) const UNPROTECTED: [&str; 5] = [WATCH_LIMIT, UNREADABLE, ROOT_EMPTY, ROOT_GONE, GROUP_WAITS];
+pub(crate) const UNPROTECTED: [&str; 6] =
+    [WATCH_LIMIT, UNREADABLE, ROOT_EMPTY, ROOT_GONE, GROUP_WAITS, POLLING];
 
 /// Directories are not watched because the kernel allows no more watches: points are `fuzzy`.
 pub(crate) const WATCH_LIMIT: &str = "watch-limit";
+/// Not every change raises an event, so the volume is compared again and again: points are `fuzzy`.
+pub(crate) const POLLING: &str = "polling";
 /// Something cannot be read: points are `fuzzy`.
 pub(crate) const UNREADABLE: &str = "unreadable";
 /// Events were lost; a scan restores the truth.
@@ -25,9 +28,14 @@ pub(crate) const GROUP_WAITS: &str = "group-waits";
 pub(crate) const NO_TRACING: &str = "no-tracing";
 
 impl Engine {
-    /// Says whether a permission for exact ranges is missing.
+    /// Says what is missing of the best tracker.
     pub(super) fn tell_tracker(&self) {
         self.status.set_tracker(self.watcher.tracker().as_str(), self.watcher.reason());
+        if self.polls() {
+            self.status.set_condition(POLLING, self.watcher.reason());
+        } else {
+            self.status.clear_condition(POLLING);
+        }
         if self.watcher.lacks_permission() {
             self.status.set_condition(NO_TRACING, self.watcher.reason());
         } else {

@@ -60,6 +60,8 @@ pub(crate) struct Engine {
     /// that the scan has yet to see into one that it has seen.
     pub(super) scanning: bool,
     scan_began: Option<Instant>,
+    /// When the last scan that has ended began: what was there before is captured.
+    compared_since: Option<Instant>,
     /// How long the last scan took.
     pub(super) scan_took: Duration,
     /// Directories that the scan has listed.
@@ -108,6 +110,7 @@ impl Engine {
             unreadable_later: BTreeMap::new(),
             scanning: false,
             scan_began: None,
+            compared_since: None,
             scan_took: Duration::ZERO,
             listed: HashSet::new(),
             unwatched: BTreeSet::new(),
@@ -178,9 +181,19 @@ impl Engine {
     pub(super) fn end_scan(&mut self) {
         if let Some(began) = self.scan_began.take() {
             self.scan_took = began.elapsed();
+            self.compared_since = Some(began);
         }
         self.scanning = false;
         self.listed = HashSet::new();
+    }
+
+    /// Until when everything is known to be captured, if a drain that began at `started` found nothing. Where events tell of a
+    /// part only, a comparison has to have begun since.
+    pub(super) fn clean_at(&self, started: SystemTime) -> Option<SystemTime> {
+        match self.polls() {
+            true => self.compared_since.map(|began| SystemTime::now() - began.elapsed()),
+            false => Some(started),
+        }
     }
 
     pub(super) fn exact(&self) -> bool {
@@ -223,9 +236,14 @@ impl Engine {
         self.scanning || self.has_blind_spots()
     }
 
-    /// Whether there are directories of which no event tells.
+    /// Whether events tell of part of the changes only, so that all is compared again and again.
+    pub(super) fn polls(&self) -> bool {
+        self.watcher.tracker() == Tracker::Poll
+    }
+
+    /// Whether there are changes of which no event tells.
     fn has_blind_spots(&self) -> bool {
-        !self.exact() && !self.unwatched.is_empty()
+        self.polls() || (!self.exact() && !self.unwatched.is_empty())
     }
 
     /// Whether a change time may be recorded, so that later comparisons take the inode for captured while it has it: all
@@ -305,7 +323,7 @@ impl Engine {
             }
             self.dirty.put_back(id, dirt);
         }
-        if !self.unwatched.is_empty() {
+        if !self.unwatched.is_empty() || self.polls() {
             // Also the only way to learn what happened there.
             self.scan();
         }
@@ -339,7 +357,7 @@ impl Engine {
 
     /// What may be believed of a cut taken now.
     pub(super) fn consistency(&self) -> Consistency {
-        if self.unreadable_later.is_empty() && self.unwatched.is_empty() {
+        if self.unreadable_later.is_empty() && self.unwatched.is_empty() && !self.polls() {
             Consistency::Crash
         } else {
             Consistency::Fuzzy

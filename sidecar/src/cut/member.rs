@@ -297,8 +297,12 @@ impl Member {
         self.engine.end_conditions();
         self.engine.status.clear_condition(conditions::UNVERIFIED);
         self.engine.status.set_activity(Activity::Replicating);
-        self.engine.status.on_clean(time_ns);
-        self.heartbeat(Some(time_ns));
+        let started = UNIX_EPOCH + Duration::from_nanos(time_ns);
+        let clean_at_ns = self.engine.clean_at(started).map(nanos);
+        if let Some(clean_at_ns) = clean_at_ns {
+            self.engine.status.on_clean(clean_at_ns);
+        }
+        self.heartbeat(clean_at_ns);
     }
 
     /// A volume that lost everything in its root at once was more likely unmounted or wiped than used: that is not

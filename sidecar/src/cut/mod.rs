@@ -89,6 +89,7 @@
 //! the file is closed (`IN_CLOSE_WRITE`) or the scrub finds them ([`crate::scrub`]), because the kernel has no inotify event for them (on btrfs tracepoints announce
 //! them, where they are permitted); and a change made through a name that was
 //! linked, used and removed again between two drains is announced by that name alone. The point records its tracker.
+//! With the `poll` tracker nothing is claimed: changes that others make raise no event, so step 1 does not hold, and its points are `fuzzy`.
 
 mod absorb;
 mod conditions;

@@ -11,6 +11,7 @@ mod event;
 mod inotify;
 mod limits;
 mod ranges;
+mod silent;
 #[cfg(test)]
 mod tests;
 mod watcher;

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tidelock_proto::FileId;
 
 use super::inotify::InotifySource;
-use super::{Event, RangeSource, Source, Unavailable, WatchError, WatchLimits};
+use super::{Event, RangeSource, Source, Unavailable, WatchError, WatchLimits, silent};
 
 /// Which sources the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +20,8 @@ pub enum TrackerChoice {
     Exact,
     /// inotify alone.
     Inotify,
+    /// Comparisons of the whole volume, whatever events say.
+    Poll,
 }
 
 /// Which sources are in use. Shown in status and in every recovery point.
@@ -29,6 +31,9 @@ pub enum Tracker {
     Exact,
     /// Names and "this file changed" from inotify.
     Inotify,
+    /// The same, but not every change raises an event, so the whole volume is compared again and again. Nothing that is
+    /// captured like this is known to have been an instant.
+    Poll,
 }
 
 impl Tracker {
@@ -37,6 +42,7 @@ impl Tracker {
         match self {
             Self::Exact => "exact",
             Self::Inotify => "inotify",
+            Self::Poll => "poll",
         }
     }
 }
@@ -53,6 +59,7 @@ pub struct Watcher {
     names: Option<InotifySource>,
     ranges: Option<RangeSource>,
     reason: String,
+    polls: bool,
     /// Exact ranges are wanted, and only a permission is missing.
     not_permitted: bool,
     choice: TrackerChoice,
@@ -68,16 +75,23 @@ impl Watcher {
         limits: &WatchLimits,
     ) -> Result<Self, WatchError> {
         let mut not_permitted = false;
+        let mut polls = choice == TrackerChoice::Poll;
         let ranges = match choice {
-            TrackerChoice::Auto => RangeSource::open(root, limits).map_err(|why| {
-                not_permitted = matches!(why, Unavailable::NotPermitted | Unavailable::NoTracefs);
-                why.to_string()
-            }),
+            TrackerChoice::Auto => match silent::why(root) {
+                Some(why) => {
+                    polls = true;
+                    Err(why)
+                }
+                None => RangeSource::open(root, limits).map_err(|why| {
+                    not_permitted = matches!(why, Unavailable::NotPermitted | Unavailable::NoTracefs);
+                    why.to_string()
+                }),
+            },
             TrackerChoice::Exact => match RangeSource::open(root, limits)? {
                 ranges if ranges.is_exact() => Ok(ranges),
                 _ => return Err(Unavailable::NoRanges.into()),
             },
-            TrackerChoice::Inotify => Err("asked for".to_owned()),
+            TrackerChoice::Inotify | TrackerChoice::Poll => Err("asked for".to_owned()),
         };
         let names = match InotifySource::open(limits) {
             Ok(names) => Some(names),
@@ -94,7 +108,7 @@ impl Watcher {
             Ok(ranges) => (Some(ranges), "tracepoints are available, except for new mappings".to_owned()),
             Err(why) => (None, why),
         };
-        Ok(Self { names, ranges, reason, not_permitted, choice, limits: limits.clone() })
+        Ok(Self { names, ranges, reason, polls, not_permitted, choice, limits: limits.clone() })
     }
 
     /// The same choice of sources for another root, or again for this one.
@@ -111,6 +125,7 @@ impl Watcher {
     pub fn tracker(&self) -> Tracker {
         match &self.ranges {
             Some(ranges) if ranges.is_exact() => Tracker::Exact,
+            _ if self.polls => Tracker::Poll,
             _ => Tracker::Inotify,
         }
     }

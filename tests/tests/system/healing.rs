@@ -14,7 +14,7 @@ use tidelock_tests::{
     mount::{Format, Mount},
     needs::{self, Need},
     process::run,
-    site::{Receiver, Sidecar, Site, Tracker},
+    site::{Receiver, Sidecar, Site, Tracker, VOLUME},
     wait::{self, SOON},
 };
 
@@ -42,6 +42,33 @@ fn a_full_inotify_queue_is_named_and_the_next_point_is_right() {
             fs::rename(&a, &b).and_then(|()| fs::rename(&b, &a)).expect("it is there");
         }
     });
+}
+
+#[test]
+fn where_changes_raise_no_events_they_are_found_by_comparing_and_points_say_fuzzy() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let mut mutator =
+        Mutator::new(&volume, 17, Powers { mmap: false, root: needs::is_root(), reserve: false });
+    mutator.run(300);
+    let receiver = site.receiver();
+    let silent = ["inotify/modify", "inotify/names"];
+    let sidecar = site.sidecar(&receiver, &volume).tracker(Tracker::Poll).without(&silent).start();
+    wait::until_true("a point", SOON, || !sidecar.acks().is_empty());
+    mutator.run(300);
+    let latest = site.path("latest");
+    wait::until_true("a point with all changes", 3 * SOON, || {
+        let _ = fs::remove_dir_all(&latest);
+        let to = latest.to_str().expect("test paths are UTF-8");
+        let at = ["restore", VOLUME, "--at", "latest", "--accept", "fuzzy", "--to", to];
+        site.operator(&receiver, &at);
+        differences(&volume, &latest, false).is_empty()
+    });
+    let status = sidecar.status().expect("it serves");
+    assert!(status.to_string().contains("polling"), "{status}");
+    let points = site.points(&receiver);
+    let fuzzy = |point: &Value| point["consistency"] == "fuzzy" && point["tracker"] == "poll";
+    assert!(points.iter().all(fuzzy), "{points:?}");
 }
 
 /// Bursts of changes while the sidecar is not looking; every time the next point equals the volume.
