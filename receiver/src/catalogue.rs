@@ -67,7 +67,7 @@ impl VolumeInfo {
 pub(crate) struct Known {
     /// Of a new epoch: the point that it builds on.
     pub(crate) base: Option<Point>,
-    /// Of a drop: the points there are in its runs.
+    /// Of a drop: the points there are in its runs. Of a journal: those that are not in its.
     pub(crate) gone: Vec<PointId>,
 }
 
@@ -170,7 +170,11 @@ impl Catalogue {
                 }
                 volume
             }
-            Fact::Drop { volume, .. } => {
+            Fact::Retired(retired) => {
+                put(vec![key::RETIRED], retired.encode_to_vec());
+                return;
+            }
+            Fact::Drop { volume, .. } | Fact::Journal { volume, .. } => {
                 for id in &known.gone {
                     for space in [key::POINT, key::CHECKPOINT] {
                         let key = key::point(space, volume, *id);
@@ -194,13 +198,13 @@ impl Catalogue {
                 self.on_checkpoint(volume, *point, *snapshot_bytes);
             }
             Fact::Epoch { epoch, .. } => self.on_epoch(volume, *epoch, known.base.clone()),
-            Fact::Volume { info, .. } => {
+            Fact::Volume { info, .. } | Fact::Journal { info, .. } => {
                 if let Some(info) = decode_info(info) {
                     self.volumes.insert(volume.clone(), info);
                 }
             }
             Fact::Drop { count, oldest_ns, .. } => self.on_drop(volume, *count, *oldest_ns),
-            Fact::Chunk { .. } | Fact::Ops | Fact::Tag { .. } | Fact::Merged { .. } => {}
+            Fact::Chunk { .. } | Fact::Ops | Fact::Tag { .. } | Fact::Merged { .. } | Fact::Retired(_) => {}
         }
         if let Some(info) = self.volumes.get_mut(volume) {
             info.as_of = number;

@@ -1,4 +1,5 @@
-//! Retention while the receiver runs: one thread that drops the points which the policy does not keep.
+//! Retention while the receiver runs: one thread that drops the points which the policy does not keep, and gives back the space of what no
+//! point needs any more.
 //!
 //! It has no privileges: what it writes goes through the store's queue like everybody's, in small batches, and it rests nine times as long as
 //! it worked. Whatever it does not manage now it manages later, because retention does not depend on how often it is asked.
@@ -51,6 +52,8 @@ impl Keeper {
             clock: Clock::new(now().wall_ns, Instant::now()),
             stop: stop.clone(),
             told: HashMap::new(),
+            live_bytes: None,
+            failing: None,
         };
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
             // Dropped at any end of this thread, a panic too.
@@ -126,6 +129,10 @@ struct Work {
     stop: Arc<Stop>,
     /// What was last said of each volume, so that it is not said again.
     told: HashMap<VolumeName, String>,
+    /// What was needed of the log when it was compacted last.
+    live_bytes: Option<u64>,
+    /// Why space was not given back.
+    failing: Option<String>,
 }
 
 impl Work {
@@ -142,8 +149,57 @@ impl Work {
                     }
                 }
             }
+            if self.compact() {
+                while !self.stop.rest(limits::KEEP_PAUSE) {}
+                return;
+            }
             pause = limits::KEEP_PAUSE.max(begun.elapsed() * limits::UPKEEP_REST);
         }
+    }
+
+    /// Gives space back if there is enough to give; whether the store is at its end.
+    fn compact(&mut self) -> bool {
+        let (store, metrics) = (&self.context.store, &self.context.metrics);
+        let log_bytes = store.log_len();
+        let worth = self.live_bytes.unwrap_or(0) / 100 * limits::COMPACT_FROM_PERCENT;
+        metrics.set_log(log_bytes, self.live_bytes);
+        if log_bytes <= worth + limits::COMPACT_FROM_BYTES {
+            return false;
+        }
+        let stop = self.stop.clone();
+        let done = store.retire(&mut |took| {
+            stop.rest((took * limits::UPKEEP_REST).min(limits::KEEP_PAUSE));
+        });
+        match done {
+            Ok(done) => {
+                self.live_bytes = Some(done.live_bytes);
+                metrics.set_log(done.log_bytes, self.live_bytes);
+                metrics.on_compacted(done.segments, done.freed_bytes, now().wall_ns);
+                if done.segments > 0 {
+                    info!(
+                        segments = done.segments,
+                        freed_bytes = done.freed_bytes,
+                        copied_bytes = done.copied_bytes,
+                        live_bytes = done.live_bytes,
+                        log_bytes = done.log_bytes,
+                        "space given back"
+                    );
+                }
+                self.failing = None;
+            }
+            Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
+            Err(error @ StoreError::Full { .. }) => debug!(%error, "no space to compact in"),
+            Err(error) => {
+                let text = error.to_string();
+                if self.failing.as_ref() != Some(&text) {
+                    error!(%error, "no space is given back; `tidelock verify` says what is damaged");
+                    self.failing = Some(text);
+                }
+                // The journals are not read again for nothing at every turn.
+                self.live_bytes = Some(log_bytes);
+            }
+        }
+        false
     }
 
     /// Drops what the policy does not keep; whether the store is at its end.

@@ -53,6 +53,26 @@ pub const CHECKPOINT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 pub const KEEP_PAUSE: Duration = Duration::from_secs(10);
 /// Upkeep rests for so many times as long as it worked, so that it takes a small part of a core and of the disk.
 pub const UPKEEP_REST: u32 = 9;
+/// Ids of chunks that one session counts on, one by one; of more it counts on all, and nothing is removed meanwhile.
+pub const OWED_PER_LEASE: usize = 1024 * 1024;
+/// Memory for the filter of needed chunks, in bytes: 32 bits for each of 16 million.
+pub const COMPACT_FILTER_BYTES: u64 = 64 * 1024 * 1024;
+/// The log is compacted when it has grown beyond this part of what was needed the last time,
+pub const COMPACT_FROM_PERCENT: u64 = 125;
+/// and by this much more, in bytes.
+pub const COMPACT_FROM_BYTES: u64 = 4 * SEGMENT_BYTES;
+/// A compaction ends when the log is as long as this part of what is needed.
+pub const COMPACT_GOAL_PERCENT: u64 = 110;
+/// A segment of which more than this is needed is not worth its copy.
+pub const COMPACT_FULLEST_PERCENT: u64 = 90;
+/// Segments removed in one cycle, for which the journals are read once.
+pub const COMPACT_CYCLE_SEGMENTS: usize = 256;
+/// Segments that are removed together, and what may be copied of them, in bytes.
+pub const COMPACT_ROUND_SEGMENTS: usize = 16;
+/// See [`COMPACT_ROUND_SEGMENTS`].
+pub const COMPACT_ROUND_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes copied at once.
+pub const COMPACT_BATCH_BYTES: usize = 1024 * 1024;
 /// The wall clock counts as wrong where it gains more than this on the steady clock while the receiver runs.
 pub const CLOCK_STEP: Duration = Duration::from_secs(60);
 /// Points that one operator's connection keeps from being dropped; of more the oldest are let go.

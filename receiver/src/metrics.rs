@@ -38,6 +38,12 @@ pub struct Metrics {
     poisoned: Gauge,
     full: Gauge,
     dropped: Family<OfVolume, Counter>,
+    log: Gauge,
+    live: Gauge,
+    dead: Gauge,
+    compacted: Gauge,
+    retired: Counter,
+    freed: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,6 +97,12 @@ impl Default for Metrics {
             poisoned: Gauge::default(),
             full: Gauge::default(),
             dropped: Family::default(),
+            log: Gauge::default(),
+            live: Gauge::default(),
+            dead: Gauge::default(),
+            compacted: Gauge::default(),
+            retired: Counter::default(),
+            freed: Counter::default(),
         };
         metrics.register();
         metrics
@@ -150,6 +162,27 @@ impl Metrics {
             "1 after a write failed: nothing is taken until a restart",
             self.poisoned.clone(),
         );
+        to.register_with_unit("log", "Length of the log", Unit::Bytes, self.log.clone());
+        to.register_with_unit(
+            "log_live",
+            "Of the log, what points needed when it was compacted last",
+            Unit::Bytes,
+            self.live.clone(),
+        );
+        to.register_with_unit(
+            "log_dead",
+            "Of the log, what was not needed then or has come since",
+            Unit::Bytes,
+            self.dead.clone(),
+        );
+        to.register_with_unit(
+            "compacted_timestamp",
+            "When the log was compacted last",
+            Unit::Seconds,
+            self.compacted.clone(),
+        );
+        to.register("segments_retired", "Segments that compaction has removed", self.retired.clone());
+        to.register_with_unit("freed", "Bytes of these segments", Unit::Bytes, self.freed.clone());
         to.register("points_dropped", "Points that retention has dropped", self.dropped.clone());
         to.register("store_full", "1 while there is no space: only promotions are taken", self.full.clone());
     }
@@ -218,6 +251,20 @@ impl Metrics {
     /// A writer was told of a newer epoch.
     pub fn on_fenced(&self) {
         self.fenced.inc();
+    }
+
+    /// The length of the log, and how much of it was needed when it was compacted last.
+    pub fn set_log(&self, log_bytes: u64, live_bytes: Option<u64>) {
+        self.log.set(signed(log_bytes));
+        self.live.set(signed(live_bytes.unwrap_or(log_bytes)));
+        self.dead.set(signed(log_bytes.saturating_sub(live_bytes.unwrap_or(log_bytes))));
+    }
+
+    /// Segments were removed, at this time in nanoseconds since 1970.
+    pub fn on_compacted(&self, segments: u64, freed_bytes: u64, now_ns: u64) {
+        self.retired.inc_by(segments);
+        self.freed.inc_by(freed_bytes);
+        self.compacted.set(signed(now_ns / 1_000_000_000));
     }
 
     /// Retention has dropped points.

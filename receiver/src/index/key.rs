@@ -5,6 +5,7 @@
 //! point       'p' volume 0 epoch u64 seq u64
 //! tag         't' volume 0 epoch u64 seq u64 tag
 //! checkpoint  'k' volume 0 epoch u64 seq u64
+//! retired     'r'                    one entry: the segments that may be gone
 //! chunk       tenant 0 id            in a table of its own: random keys, point reads
 //! ```
 //! Numbers are big-endian here, so that the order of the bytes is that of the points. Volume names have no zero byte.
@@ -17,6 +18,8 @@ pub(crate) const POINT: u8 = b'p';
 pub(crate) const TAG: u8 = b't';
 /// The space of checkpoints.
 pub(crate) const CHECKPOINT: u8 = b'k';
+/// The segments that may be gone: one entry.
+pub(crate) const RETIRED: u8 = b'r';
 /// The space of volumes.
 pub(crate) const VOLUME: u8 = b'v';
 
@@ -26,6 +29,11 @@ pub(crate) fn chunk(tenant: &str, id: &ChunkId) -> Vec<u8> {
     key.push(0);
     key.extend_from_slice(&id.0);
     key
+}
+
+/// The id in a key of a chunk.
+pub(crate) fn chunk_id(key: &[u8]) -> Option<ChunkId> {
+    ChunkId::from_slice(key.last_chunk::<32>()?)
 }
 
 pub(crate) fn volume(volume: &VolumeName) -> Vec<u8> {

@@ -53,15 +53,16 @@ impl Kv {
         Ok(self.table(table).get(key)?.map(|value| value.to_vec()))
     }
 
-    /// At most `limit` pairs of the catalogue with `first <= key < end`; the last ones if `newest`. In order of the walk.
+    /// At most `limit` pairs of a table with `first <= key < end`; the last ones if `newest`. In order of the walk.
     pub(super) fn range(
         &self,
+        table: Table,
         first: &[u8],
         end: &[u8],
         newest: bool,
         limit: usize,
     ) -> Result<Vec<Pair>, KvError> {
-        let range = self.catalogue.range(first..end);
+        let range = self.table(table).range(first..end);
         let pair = |guard: fjall::Guard| {
             let (key, value) = guard.into_inner()?;
             Ok((key.to_vec(), value.to_vec()))

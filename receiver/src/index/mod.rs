@@ -71,6 +71,9 @@ pub(crate) struct Index {
 struct Flush {
     wanted: bool,
     closing: bool,
+    /// How often it was asked to be durable, and how often it was done.
+    asked: u64,
+    done: u64,
     /// The library has refused a batch; the index stays behind from then on.
     failed: Option<KvError>,
 }
@@ -160,6 +163,23 @@ impl Index {
         newest: bool,
         limit: usize,
     ) -> Result<Vec<Pair>, KvError> {
+        self.range_of(Table::Catalogue, first, end, newest, limit)
+    }
+
+    /// At most `limit` chunks from a key on, in the order of their keys.
+    pub(crate) fn chunks_from(&self, first: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        // Every key of a chunk begins with a tenant's name.
+        self.range_of(Table::Chunks, first, &[0xff], false, limit)
+    }
+
+    fn range_of(
+        &self,
+        table: Table,
+        first: &[u8],
+        end: &[u8],
+        newest: bool,
+        limit: usize,
+    ) -> Result<Vec<Pair>, KvError> {
         if first >= end {
             return Ok(Vec::new());
         }
@@ -170,8 +190,7 @@ impl Index {
             // What is removed hides as many others at most.
             let limit = limit.saturating_add(recent.removals);
             for entries in [&*recent.flushing, &recent.active] {
-                let range =
-                    entries.range((Table::Catalogue, first.to_vec())..(Table::Catalogue, end.to_vec()));
+                let range = entries.range((table, first.to_vec())..(table, end.to_vec()));
                 let pair =
                     |((_, key), value): (&(Table, Vec<u8>), &Option<Vec<u8>>)| (key.clone(), value.clone());
                 if newest {
@@ -182,7 +201,7 @@ impl Index {
             }
             limit
         };
-        for (key, value) in self.kv.range(first, end, newest, limit)? {
+        for (key, value) in self.kv.range(table, first, end, newest, limit)? {
             merged.entry(key).or_insert(Some(value));
         }
         let there = merged.into_iter().filter_map(|(key, value)| Some((key, value?)));
@@ -232,20 +251,22 @@ impl Index {
     pub(crate) fn run(&self) {
         let mut persisted = Instant::now();
         loop {
-            let closing = {
+            let (closing, asked) = {
                 let mut flush = self.flush.lock();
-                if !flush.wanted && !flush.closing {
+                if !flush.wanted && !flush.closing && flush.asked == flush.done {
                     self.wake.wait_for(&mut flush, limits::INDEX_WRITE_PAUSE);
                 }
-                flush.closing
+                (flush.closing, flush.asked)
             };
             let mut done = self.write_out();
-            if closing || persisted.elapsed() >= limits::INDEX_PERSIST_PAUSE {
+            if closing || asked > self.flush.lock().done || persisted.elapsed() >= limits::INDEX_PERSIST_PAUSE
+            {
                 done = done.and_then(|()| self.persist());
                 persisted = Instant::now();
             }
             let mut flush = self.flush.lock();
             flush.wanted = false;
+            flush.done = asked;
             if let Err(error) = done {
                 tracing::error!(%error, "index cannot be written");
                 flush.failed = Some(error);
@@ -255,6 +276,18 @@ impl Index {
                 return;
             }
         }
+    }
+
+    /// Waits until the library has everything that was put so far, durably.
+    pub(crate) fn persist_now(&self) -> Result<(), KvError> {
+        let mut flush = self.flush.lock();
+        flush.asked += 1;
+        let asked = flush.asked;
+        self.wake.notify_one();
+        while flush.done < asked && flush.failed.is_none() {
+            self.drained.wait(&mut flush);
+        }
+        flush.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Ends [`Index::run`] after a last write.

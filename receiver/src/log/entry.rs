@@ -11,6 +11,8 @@
 //! | 7 | merged | [`CommitBody`] with `merged` |
 //! | 8 | drop | [`DropBody`] |
 //! | 9 | volume | [`VolumeBody`] |
+//! | 10 | journal | [`JournalBody`] |
+//! | 11 | retired | [`RetiredBody`] |
 //!
 //! An `ops` record means nothing by itself: the commit that seals it names it by its place.
 
@@ -47,13 +49,17 @@ pub enum Kind {
     Drop = 8,
     /// What is known of a volume that was copied.
     Volume = 9,
+    /// What is known of a volume and which points it has.
+    Journal = 10,
+    /// Segments that may be gone.
+    Retired = 11,
 }
 
 impl Kind {
     /// The kind with this tag.
     pub fn from_tag(tag: u8) -> Option<Self> {
-        use Kind::{Checkpoint, Chunk, Commit, Drop, Epoch, Merged, Ops, Tag, Volume};
-        [Chunk, Ops, Commit, Checkpoint, Epoch, Tag, Merged, Drop, Volume]
+        use Kind::{Checkpoint, Chunk, Commit, Drop, Epoch, Journal, Merged, Ops, Retired, Tag, Volume};
+        [Chunk, Ops, Commit, Checkpoint, Epoch, Tag, Merged, Drop, Volume, Journal, Retired]
             .into_iter()
             .find(|kind| *kind as u8 == tag)
     }
@@ -176,6 +182,70 @@ pub struct VolumeBody {
     pub info: Bytes,
 }
 
+/// What is known of a volume, whatever came before: the records that said so may be gone.
+#[derive(Clone, PartialEq, Message)]
+pub struct JournalBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// As the catalogue has it in the index.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub info: Bytes,
+    /// The points there are, in order.
+    #[prost(message, repeated, tag = "3")]
+    pub kept: Vec<RunMessage>,
+    /// The newest of them. Of later ones this says nothing.
+    #[prost(message, optional, tag = "4")]
+    pub upto: Option<messages::PointId>,
+}
+
+/// Segments of which nothing is needed any more. Each such record names all of them.
+#[derive(Clone, PartialEq, Message)]
+pub struct RetiredBody {
+    #[prost(message, repeated, tag = "1")]
+    pub runs: Vec<SegmentsMessage>,
+}
+
+/// Segments one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SegmentsMessage {
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    /// How many follow the first.
+    #[prost(uint32, tag = "2")]
+    pub more: u32,
+}
+
+impl RetiredBody {
+    /// These segments and more of them.
+    pub fn with(&self, more: &[u32]) -> Self {
+        let one = |segment: &u32| SegmentsMessage { first: *segment, more: 0 };
+        let mut all: Vec<SegmentsMessage> = self.runs.iter().copied().chain(more.iter().map(one)).collect();
+        all.sort_by_key(|run| run.first);
+        let mut runs: Vec<SegmentsMessage> = Vec::new();
+        for run in all {
+            match runs.last_mut() {
+                Some(last) if run.first <= last.end() => {
+                    last.more = last.more.max(run.end().saturating_sub(last.first + 1));
+                }
+                _ => runs.push(run),
+            }
+        }
+        Self { runs }
+    }
+
+    /// Whether this segment is among them.
+    pub fn contains(&self, segment: u32) -> bool {
+        self.runs.iter().any(|run| (run.first..run.end()).contains(&segment))
+    }
+}
+
+impl SegmentsMessage {
+    /// The first segment behind it.
+    fn end(&self) -> u32 {
+        self.first.saturating_add(self.more).saturating_add(1)
+    }
+}
+
 /// All points of an epoch from one to another, both included.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct RunMessage {
@@ -186,6 +256,19 @@ pub struct RunMessage {
     /// How many numbers follow the first.
     #[prost(uint64, tag = "3")]
     pub more: u64,
+}
+
+impl RunMessage {
+    /// The run from one point to another of its epoch.
+    pub fn of(run: &(PointId, PointId)) -> Self {
+        let (first, last) = run;
+        Self { epoch: first.epoch.0, first: first.seq.0, more: last.seq.0.saturating_sub(first.seq.0) }
+    }
+
+    fn points(&self) -> Option<(PointId, PointId)> {
+        let id = |seq| PointId::new(Epoch(self.epoch), Seq(seq));
+        Some((id(self.first), id(self.first.checked_add(self.more)?)))
+    }
 }
 
 /// A tree as chunks.
@@ -239,6 +322,10 @@ pub enum Fact {
     Drop { volume: VolumeName, runs: Vec<(PointId, PointId)>, count: u64, oldest_ns: u64 },
     /// What is known of a volume, whatever came before.
     Volume { volume: VolumeName, info: Bytes },
+    /// What is known of a volume, and which points up to `upto` it has, whatever came before.
+    Journal { volume: VolumeName, info: Bytes, kept: Vec<(PointId, PointId)>, upto: PointId },
+    /// These segments, and no others, may be gone.
+    Retired(RetiredBody),
     /// The tree of a point is listed here.
     Checkpoint { volume: VolumeName, point: PointId, snapshot_bytes: u64 },
     /// The epoch rises here.
@@ -256,11 +343,12 @@ impl Fact {
             Self::Commit { volume, .. }
             | Self::Merged { volume, .. }
             | Self::Volume { volume, .. }
+            | Self::Journal { volume, .. }
             | Self::Drop { volume, .. }
             | Self::Checkpoint { volume, .. }
             | Self::Epoch { volume, .. }
             | Self::Tag { volume, .. } => Some(volume),
-            Self::Chunk { .. } | Self::Ops => None,
+            Self::Chunk { .. } | Self::Ops | Self::Retired(_) => None,
         }
     }
 
@@ -292,14 +380,17 @@ impl Fact {
             }
             Kind::Drop => {
                 let body = DropBody::decode(body).ok()?;
-                let run = |run: &RunMessage| {
-                    let id = |seq| PointId::new(Epoch(run.epoch), Seq(seq));
-                    Some((id(run.first), id(run.first.checked_add(run.more)?)))
-                };
-                let runs = body.runs.iter().map(run).collect::<Option<_>>()?;
+                let runs = body.runs.iter().map(RunMessage::points).collect::<Option<_>>()?;
                 let volume = body.volume.parse().ok()?;
                 Some(Self::Drop { volume, runs, count: body.count, oldest_ns: body.oldest_ns })
             }
+            Kind::Journal => {
+                let body = JournalBody::decode(body).ok()?;
+                let kept = body.kept.iter().map(RunMessage::points).collect::<Option<_>>()?;
+                let upto = wire::point_id_from_wire(body.upto).ok()?;
+                Some(Self::Journal { volume: body.volume.parse().ok()?, info: body.info, kept, upto })
+            }
+            Kind::Retired => Some(Self::Retired(RetiredBody::decode(body).ok()?)),
             Kind::Checkpoint => {
                 let body = CheckpointBody::decode(body).ok()?;
                 let point = wire::point_id_from_wire(body.point).ok()?;

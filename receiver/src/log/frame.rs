@@ -24,7 +24,8 @@ use crate::limits;
 ///
 /// - 1: the first.
 /// - 2: points are dropped, and those that stay merged with them.
-pub const LOG_VERSION: u32 = 2;
+/// - 3: segments are retired, and what is needed of them is written again.
+pub const LOG_VERSION: u32 = 3;
 /// Length of a record's header, in bytes.
 pub const RECORD_HEADER_BYTES: usize = 40;
 /// Where the first record of a segment is.

@@ -56,6 +56,11 @@ impl LogReader {
         if frame.covers(&body) { Ok(body) } else { Err(damage(DamageKind::Body(frame.number)).into()) }
     }
 
+    /// Lets go of a segment that is about to be removed, so that its space comes back.
+    pub(crate) fn forget(&self, number: u32) {
+        self.open.lock().pop(&number);
+    }
+
     fn segment(&self, number: u32) -> Result<OpenSegment, LogError> {
         if let Some(open) = self.open.lock().get(&number) {
             return Ok(open.clone());

@@ -13,6 +13,9 @@
 //! Without any of them *n* belongs to the last group and is torn. The one thing this cannot see is damage to the very last
 //! group when the index was lost as well; nothing on the disk tells it from a crash before the `fdatasync`.
 //!
+//! **Missing or retired?** A segment of which nothing is needed is removed after a `retired` record that names it is durable. The record
+//! is always in a later segment, so a hole is judged at the end.
+//!
 //! The price is one look at the reserved rest of the last segment at every open.
 
 use std::sync::{
@@ -21,10 +24,12 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::{
     Damage, DamageKind, LogError, Mark, Place,
     disk::{Disk, SegmentFile},
+    entry::{Kind, RetiredBody},
     frame::{Frame, LOG_VERSION, RECORD_HEADER_BYTES, RECORDS_START, SegmentHeader},
 };
 use crate::limits;
@@ -104,6 +109,18 @@ pub fn scan_until(
     read(disk, store, None, bound.until.number, Some(bound), visit)
 }
 
+/// Reads one segment that takes no more records, whether everything in it is as it was written.
+pub fn read_sealed(
+    disk: &dyn Disk,
+    store: [u8; 16],
+    segment: u32,
+    visit: &mut dyn FnMut(Found),
+) -> Result<bool, LogError> {
+    let mut scan = Scan::new(disk, store, visit);
+    scan.segment(segment, None, true, false)?;
+    Ok(scan.out.damaged == 0 && scan.broken_at.is_some() && scan.whole_at_end)
+}
+
 fn read(
     disk: &dyn Disk,
     store: [u8; 16],
@@ -117,25 +134,17 @@ fn read(
     let first = from.map_or(0, |mark| mark.segment);
     segments.retain(|segment| bound.is_none_or(|bound| *segment <= bound.until.segment));
     segments.retain(|segment| *segment >= first);
-    let end = End {
+    let mut scan = Scan { known, bound, ..Scan::new(disk, store, visit) };
+    scan.out.end = End {
         segment: first,
         offset: from.map_or(RECORDS_START, |mark| u64::from(mark.offset)),
         proven: from.map_or(RECORDS_START, |mark| u64::from(mark.offset)),
         number: from.map_or(0, |mark| mark.number),
         continues: None,
     };
-    let mut scan = Scan {
-        disk,
-        store,
-        known,
-        bound,
-        visit,
-        broken_at: None,
-        out: Outcome { end, torn: false, unborn: None, damage: Vec::new(), damaged: 0 },
-    };
     let last = segments.last().copied();
     if let Some(oldest) = segments.first().filter(|_| from.is_none()) {
-        (1..*oldest).for_each(|gone| scan.report(gone, 0, DamageKind::File));
+        scan.holes.push(Hole { segments: 1..*oldest, missing: None, torn: false });
     }
     for (index, segment) in segments.into_iter().enumerate() {
         let start = if index == 0 { from } else { None };
@@ -143,6 +152,14 @@ fn read(
     }
     scan.finish();
     Ok(scan.out)
+}
+
+/// Segments that are not there, and the damage that it is if they should be.
+struct Hole {
+    segments: std::ops::Range<u32>,
+    missing: Option<Damage>,
+    /// The segment before does not end where its file does, so that something is missing whatever was retired.
+    torn: bool,
 }
 
 struct Scan<'a> {
@@ -153,10 +170,34 @@ struct Scan<'a> {
     visit: &'a mut dyn FnMut(Found),
     /// Where the readable part of an earlier segment ended before its end.
     broken_at: Option<(u32, u64)>,
+    /// And that was the end of its file.
+    whole_at_end: bool,
+    /// Where segments are not there.
+    holes: Vec<Hole>,
+    /// What the newest record of this kind says.
+    retired: RetiredBody,
     out: Outcome,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    /// At the beginning of a log.
+    fn new(disk: &'a dyn Disk, store: [u8; 16], visit: &'a mut dyn FnMut(Found)) -> Self {
+        let end =
+            End { segment: 0, offset: RECORDS_START, proven: RECORDS_START, number: 0, continues: None };
+        Self {
+            disk,
+            store,
+            known: 0,
+            bound: None,
+            visit,
+            broken_at: None,
+            whole_at_end: true,
+            holes: Vec::new(),
+            retired: RetiredBody::default(),
+            out: Outcome { end, torn: false, unborn: None, damage: Vec::new(), damaged: 0 },
+        }
+    }
+
     fn segment(
         &mut self,
         segment: u32,
@@ -201,12 +242,14 @@ impl Scan<'_> {
     fn expect_first(&mut self, segment: u32, first: u64) {
         let expected = self.out.end.number + 1;
         let broken_at = self.broken_at.take();
+        let (at, offset) = broken_at.unwrap_or((segment - 1, 0));
+        let what = DamageKind::Missing { first: expected, last: first.saturating_sub(1) };
+        let missing = (first > expected).then_some(Damage { segment: at, offset, what });
         if segment > self.out.end.segment + 1 {
-            (self.out.end.segment + 1..segment).for_each(|gone| self.report(gone, 0, DamageKind::File));
-        }
-        if first > expected {
-            let (segment, offset) = broken_at.unwrap_or((segment - 1, 0));
-            self.report(segment, offset, DamageKind::Missing { first: expected, last: first - 1 });
+            let segments = self.out.end.segment + 1..segment;
+            self.holes.push(Hole { segments, missing, torn: !self.whole_at_end });
+        } else if let Some(Damage { segment, offset, what }) = missing {
+            self.report(segment, offset, what);
         }
         self.out.end.number = first - 1;
     }
@@ -229,6 +272,9 @@ impl Scan<'_> {
                 let body = window.body(at, &frame)?;
                 if let Some(body) = body {
                     let place = Place { segment, offset: at as u32, len: frame.body_len };
+                    if frame.kind == Kind::Retired as u8 {
+                        self.retired = RetiredBody::decode(body.clone()).unwrap_or_default();
+                    }
                     (self.visit)(Found { place, number, kind: frame.kind, body });
                     at += frame.stride();
                     self.out.end.number = number;
@@ -261,6 +307,7 @@ impl Scan<'_> {
                 }
                 (None, None) => {
                     self.broken_at = Some((segment, at));
+                    self.whole_at_end = at == window.len;
                     self.out.end = End { segment, offset: at, continues: None, ..self.out.end };
                     return Ok(());
                 }
@@ -268,8 +315,15 @@ impl Scan<'_> {
         }
     }
 
-    /// Durable records beyond the end of what is there have gone.
+    /// What is not there and was not retired, and durable records beyond the end of what is there, have gone.
     fn finish(&mut self) {
+        for Hole { segments, missing, torn } in std::mem::take(&mut self.holes) {
+            let gone: Vec<u32> = segments.filter(|segment| !self.retired.contains(*segment)).collect();
+            gone.iter().for_each(|segment| self.report(*segment, 0, DamageKind::File));
+            if let Some(Damage { segment, offset, what }) = missing.filter(|_| torn || !gone.is_empty()) {
+                self.report(segment, offset, what);
+            }
+        }
         let end = self.out.end;
         if self.known > end.number {
             let (segment, offset) = self.broken_at.take().unwrap_or((end.segment, end.offset));

@@ -90,6 +90,7 @@ impl LogWriter {
         if let Some(header) = end.continues {
             let file = writer.disk.open(end.segment).map_err(LogError::io("open", end.segment))?;
             file.truncate(end.offset).map_err(LogError::io("cut", end.segment))?;
+            let header = SegmentHeader { version: LOG_VERSION, ..header };
             if end.offset == RECORDS_START {
                 // The crash may have come before both copies of the header were there.
                 file.write_at(&header.encode(), 0).map_err(LogError::io("begin", end.segment))?;
@@ -98,7 +99,12 @@ impl LogWriter {
             // ended with a failed sync, the kernel may even hold it for clean: only what is written again is certain to be synced.
             rewrite(&*file, end.proven, end.offset).map_err(LogError::io("rewrite", end.segment))?;
             file.sync().map_err(LogError::io("sync", end.segment))?;
-            let mut capacity = options.segment_bytes.max(end.offset);
+            // A segment of an older version takes no records that it does not know.
+            let older = end.continues.is_some_and(|header| header.version < LOG_VERSION);
+            let mut capacity = match older && end.offset > RECORDS_START {
+                true => end.offset,
+                false => options.segment_bytes.max(end.offset),
+            };
             match file.allocate(capacity) {
                 // Somebody else has taken the space: this segment takes no more.
                 Err(error) if is_full(&error) => capacity = end.offset,

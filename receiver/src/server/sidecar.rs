@@ -30,7 +30,7 @@ use super::{
 use crate::{
     limits,
     session::{Counts, Decoded, Ending, Frame, Holdings, Now, Session, SessionError, Ticket, decode},
-    store::{Receipt, Store, StoreError},
+    store::{Lease, Receipt, Store, StoreError},
     volume::{Interruption, Seat, Writer},
 };
 
@@ -90,9 +90,18 @@ async fn last_words(writer: &mut FrameWriter, word: Option<ToSidecarKind>) {
 struct TenantChunks<'a> {
     store: &'a Store,
     tenant: &'a str,
+    lease: &'a Lease,
 }
 
 impl Holdings for TenantChunks<'_> {
+    fn count_on(&self, id: &ChunkId) {
+        self.lease.count_on(id);
+    }
+
+    fn on_told(&self, id: &ChunkId) {
+        self.lease.on_told(id);
+    }
+
     fn chunk_len(&self, id: &ChunkId) -> Result<Option<u32>, StoreError> {
         self.store.chunk_len_or_pending(self.tenant, *id)
     }
@@ -120,6 +129,8 @@ struct Driver<'a> {
     flying: VecDeque<Flying>,
     /// Of the store, when the session began: what it was told of chunks holds no longer than that.
     generation: u64,
+    /// The chunks that the sidecar counts on.
+    lease: Lease,
     /// Payload received since the metrics were told.
     payload_bytes: u64,
     reported: Counts,
@@ -158,6 +169,7 @@ impl<'a> Driver<'a> {
             checks: Checks::default(),
             flying: VecDeque::new(),
             generation: begun.generation,
+            lease: context.store.lease(),
             payload_bytes: 0,
             reported: Counts::default(),
             closing: context.closing.clone(),
@@ -306,12 +318,21 @@ impl<'a> Driver<'a> {
     }
 
     fn frame(&mut self, frame: Frame) {
-        let holdings = TenantChunks { store: &self.context.store, tenant: self.volume.tenant() };
+        let holdings =
+            TenantChunks { store: &self.context.store, tenant: self.volume.tenant(), lease: &self.lease };
         let (session, now) = (&mut self.session, now());
+        let before = session.received_point();
+        let clean = matches!(&frame, Frame::Heartbeat(heartbeat) if heartbeat.clean_at_ns > 0);
         if frame.ops_bytes() + session.uncommitted_bytes() > limits::INLINE_OPS_BYTES {
             super::heavy(|| session.handle_frame(now, frame, &holdings));
         } else {
             session.handle_frame(now, frame, &holdings);
+        }
+        if clean {
+            self.lease.on_clean();
+        }
+        if let Some(point) = session.received_point().filter(|point| Some(*point) != before) {
+            self.lease.on_commit(point);
         }
     }
 
@@ -321,6 +342,9 @@ impl<'a> Driver<'a> {
             Ok(()) => {
                 self.context.metrics.observe_durable(since.elapsed());
                 self.session.handle_durable(ticket);
+                if let Some(point) = self.session.durable().point {
+                    self.lease.on_durable(point);
+                }
             }
             Err(error) => self.session.handle_refused(error),
         }

@@ -24,7 +24,10 @@ impl Session {
     pub(super) fn answer_have(&mut self, ids: &[ChunkId], holdings: &impl Holdings) -> Result<(), Stop> {
         let mut held = vec![0u8; ids.len().div_ceil(8)];
         for (index, id) in ids.iter().enumerate() {
-            held[index / 8] |= u8::from(self.chunk_len(id, holdings)?.is_some()) << (index % 8);
+            if self.chunk_len(id, holdings)?.is_some() {
+                holdings.on_told(id);
+                held[index / 8] |= 1 << (index % 8);
+            }
         }
         self.outbox.push_back(ToSidecarKind::HaveReply(HaveReply { held: held.into() }));
         Ok(())
@@ -133,6 +136,7 @@ impl Session {
         id: &ChunkId,
         holdings: &impl Holdings,
     ) -> Result<Option<u32>, StoreError> {
+        holdings.count_on(id);
         match self.pending.chunk_len(id) {
             Some(len) => Ok(Some(len)),
             None => holdings.chunk_len(id),

@@ -44,6 +44,10 @@ use crate::{
 /// What a session may know of the store: the tenant's chunks that are durable, or will be before anything that is
 /// appended from now on.
 pub trait Holdings {
+    /// The session counts on a chunk from now on: said before it is looked up.
+    fn count_on(&self, _id: &ChunkId) {}
+    /// The sidecar is told that the chunk is held.
+    fn on_told(&self, _id: &ChunkId) {}
     /// The length of a chunk's content, if the tenant has it.
     fn chunk_len(&self, id: &ChunkId) -> Result<Option<u32>, StoreError>;
 }

@@ -17,7 +17,10 @@ use tidelock_proto::{
 use tokio::sync::oneshot;
 
 use super::StoreError;
-use crate::log::{entry::ChunkEntry, writer::Spend};
+use crate::log::{
+    entry::{ChunkEntry, RetiredBody},
+    writer::Spend,
+};
 
 /// One thing to be written.
 #[derive(Debug, Clone)]
@@ -70,6 +73,22 @@ pub enum Record {
         runs: Vec<(PointId, PointId)>,
         /// When the oldest point that stays was cut, in nanoseconds since 1970.
         oldest_ns: u64,
+    },
+    /// Says anew what is known of a volume.
+    Journal {
+        /// The volume.
+        volume: VolumeName,
+        /// The points it has up to `upto`, as runs.
+        kept: Vec<(PointId, PointId)>,
+        /// The newest of them.
+        upto: PointId,
+    },
+    /// Segments may be gone: what is needed of them was written again.
+    Retired {
+        /// All of them, and those that went before.
+        all: RetiredBody,
+        /// Keys of the chunks in them that are not needed.
+        chunks: Vec<Vec<u8>>,
     },
     /// Names a point.
     Tag {
@@ -135,7 +154,8 @@ impl Batch {
                 Record::Commit(commit) => commit.ops.iter().map(Bytes::len).sum(),
                 Record::Checkpoint { chunks, .. } => chunks.len() * 32,
                 Record::Merged { ops, .. } => ops.iter().map(Bytes::len).sum(),
-                Record::Drop { runs, .. } => runs.len() * 24,
+                Record::Drop { runs, .. } | Record::Journal { kept: runs, .. } => runs.len() * 24,
+                Record::Retired { chunks, .. } => chunks.len() * 64,
                 Record::Epoch { .. } | Record::Tag { .. } => 0,
             };
         self.records.push(record);

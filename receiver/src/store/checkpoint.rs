@@ -24,7 +24,7 @@ use tidelock_proto::{
     wire::{encode_op, messages},
 };
 
-use super::{Batch, Cause, Record, Shared, StoreError};
+use super::{Batch, Cause, Lease, Record, Shared, StoreError};
 use crate::limits;
 
 /// Volumes that want a checkpoint.
@@ -119,6 +119,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
         match write(shared, &volume, point) {
             Ok(chunks) => tracing::debug!(%volume, %point, chunks, "checkpoint written"),
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return,
+            // Dropped before its turn came.
+            Err(StoreError::NoSuchPoint(..)) => {
+                tracing::debug!(%volume, %point, "checkpoint not needed any more")
+            }
             // It is asked for again by the next commit that is taken.
             Err(StoreError::Full { .. }) => tracing::debug!(%volume, %point, "no space for a checkpoint"),
             Err(error) => {
@@ -154,12 +158,13 @@ pub(super) fn write_tree(
         key: ChunkKey::of_tenant(volume.tenant()),
         chunks: Vec::new(),
         generation: shared.inbox.generation(),
+        lease: Lease::new(shared.owed.clone()),
         batch: Batch::new(),
         bytes: 0,
         added: 0,
     };
     writer.cut(tree)?;
-    let Cut { chunks, mut batch, generation, bytes: snapshot_bytes, added, .. } = writer;
+    let Cut { chunks, mut batch, generation, bytes: snapshot_bytes, added, lease: _lease, .. } = writer;
     batch.bind(generation);
     batch.push(Record::Checkpoint { volume: volume.clone(), point, chunks, snapshot_bytes });
     shared.inbox.push(batch, None).wait()?;
@@ -174,6 +179,8 @@ struct Cut<'a> {
     key: ChunkKey,
     chunks: Vec<ChunkId>,
     generation: u64,
+    /// Until the checkpoint is durable.
+    lease: Lease,
     batch: Batch,
     bytes: u64,
     added: usize,
@@ -202,6 +209,7 @@ impl Cut<'_> {
         let id = self.key.id(content);
         self.chunks.push(id);
         self.bytes += content.len() as u64;
+        self.lease.count_on(&id);
         if self.shared.has_chunk_or_pending(self.tenant, id)? {
             return Ok(());
         }

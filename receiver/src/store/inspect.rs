@@ -18,6 +18,16 @@ use crate::{
 pub(crate) type PlacedPoint = (PointId, Option<Step>);
 
 impl Store {
+    /// No segment is removed until the answer is dropped.
+    pub(crate) fn keep_segments(&self) -> parking_lot::RwLockReadGuard<'_, ()> {
+        self.shared().segments.read()
+    }
+
+    /// Whether any segments were retired.
+    pub(crate) fn has_retired(&self) -> Result<bool, StoreError> {
+        Ok(!self.shared().retired()?.runs.is_empty())
+    }
+
     /// Up to where the log is durable now; `None` if there is none.
     pub(crate) fn durable_mark(&self) -> Option<Mark> {
         self.shared().index.covered().filter(|mark| mark.number > 0)

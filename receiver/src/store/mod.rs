@@ -21,8 +21,11 @@ mod inbox;
 mod inspect;
 mod lock;
 mod open;
+mod owed;
 mod pins;
+mod reachable;
 mod read;
+mod retire;
 mod thin;
 mod writer;
 
@@ -46,12 +49,14 @@ pub use crate::catalogue::VolumeInfo;
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use compact::{CompactOptions, Compacted};
 pub use error::{Cause, StoreError};
+pub use owed::Lease;
 pub use pins::Pin;
 pub use read::StoredChunk;
+pub use retire::Retired;
 pub use thin::Thinned;
 
 use crate::{
-    catalogue::{Catalogue, decode_content_len},
+    catalogue::{Catalogue, decode_content_len, decode_place},
     index::{Index, Table, key},
     limits,
     log::{Damage, reader::LogReader},
@@ -120,6 +125,12 @@ struct Shared {
     /// Held while points are chosen, merged and dropped.
     thinning: parking_lot::Mutex<()>,
     pins: pins::Pins,
+    /// Chunks that somebody counts on.
+    owed: Arc<owed::Owed>,
+    /// Held while segments are removed; read by whoever needs all of them to stay.
+    segments: RwLock<()>,
+    /// A reader that missed what went looks again where it is now.
+    moves: retire::Moves,
     /// Upkeep is to end.
     stopping: AtomicBool,
 }
@@ -299,6 +310,11 @@ impl Store {
         self.shared().inbox.generation()
     }
 
+    /// Begins to count on chunks: see [`Lease`].
+    pub fn lease(&self) -> Lease {
+        Lease::new(self.shared().owed.clone())
+    }
+
     /// The length of a chunk's content, if [`Store::has_chunk_or_pending`]: a piece of a file must lie within it.
     pub fn chunk_len_or_pending(&self, tenant: &str, id: ChunkId) -> Result<Option<u32>, StoreError> {
         self.shared().chunk_len_or_pending(tenant, id)
@@ -332,7 +348,9 @@ impl Shared {
             return Ok(Some(len));
         }
         let value = self.index.get(Table::Chunks, &key)?;
-        Ok(value.and_then(|value| decode_content_len(&value)))
+        let leaving =
+            |value: &Vec<u8>| decode_place(value).is_some_and(|place| self.owed.is_leaving(place.segment));
+        Ok(value.filter(|value| !leaving(value)).and_then(|value| decode_content_len(&value)))
     }
 }
 

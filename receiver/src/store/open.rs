@@ -11,7 +11,7 @@
 use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use parking_lot::RwLock;
-use tidelock_proto::point::Point;
+use tidelock_proto::{PointId, point::Point};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -209,6 +209,9 @@ fn start(
         log: LogReader::new(disk),
         volumes: RwLock::new(volumes.clone()),
         checkpoints: checkpoint::Wanted::default(),
+        owed: Default::default(),
+        segments: Default::default(),
+        moves: Default::default(),
         thinning: parking_lot::Mutex::new(()),
         pins: Default::default(),
         stopping: Default::default(),
@@ -284,6 +287,15 @@ impl Replay<'_> {
             Fact::Drop { volume, runs, .. } => {
                 self.flush(None)?;
                 known.gone = points_in(self.index, volume, runs)?;
+            }
+            Fact::Journal { volume, kept, upto, .. } => {
+                self.flush(None)?;
+                let all = points_in(self.index, volume, &[(PointId::default(), *upto)])?;
+                let stays = |id: &PointId| {
+                    let at = kept.partition_point(|(_, last)| last < id);
+                    kept.get(at).is_some_and(|(first, _)| first <= id)
+                };
+                known.gone = all.into_iter().filter(|id| !stays(id)).collect();
             }
             _ => {}
         }

@@ -124,6 +124,11 @@ impl Shared {
 
     /// The tree of a point: the nearest checkpoint that can be read, and the commits after it.
     pub(super) fn tree_at(&self, volume: &VolumeName, id: PointId) -> Result<Tree, StoreError> {
+        self.again(|| self.tree_once(volume, id))
+    }
+
+    fn tree_once(&self, volume: &VolumeName, id: PointId) -> Result<Tree, StoreError> {
+        let moves = self.moves.count();
         let (_, point) = self.point(volume, id)?;
         let mut unusable = BTreeSet::new();
         loop {
@@ -132,6 +137,10 @@ impl Shared {
                 None => Tree::new(),
                 Some((at, place)) => match self.load_checkpoint(volume, at, place) {
                     Ok(tree) => tree,
+                    // It is elsewhere by now.
+                    Err(error) if error.is_damage() && self.moves.since(moves) => {
+                        return Err(error);
+                    }
                     Err(error) if error.is_damage() => {
                         tracing::error!(%volume, point = %at, %error, "checkpoint is damaged; replaying from an older one");
                         unusable.insert(at);
@@ -287,6 +296,10 @@ impl Shared {
     }
 
     pub(super) fn read_chunk(&self, tenant: &str, id: ChunkId) -> Result<StoredChunk, StoreError> {
+        self.again(|| self.read_chunk_once(tenant, id))
+    }
+
+    fn read_chunk_once(&self, tenant: &str, id: ChunkId) -> Result<StoredChunk, StoreError> {
         let value = self.index.get(Table::Chunks, &key::chunk(tenant, &id))?;
         let value = value.ok_or(StoreError::NoSuchChunk(id))?;
         let place = decode_place(&value).ok_or(StoreError::NoSuchChunk(id))?;

@@ -9,6 +9,8 @@ mod damage_matrix;
 mod full;
 mod harness;
 mod model;
+mod month;
+mod retire;
 mod sim;
 mod thin;
 mod verify;

@@ -14,7 +14,10 @@
 //! A full disk is no such error: what does not fit any more is refused with all that is queued behind it, promotions excepted, and the
 //! writer looks for space from time to time.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -27,12 +30,15 @@ use super::{
     read::{end_key, points_in},
 };
 use crate::{
-    catalogue::{Catalogue, Known},
+    catalogue::{Catalogue, Known, decode_place, decode_step, encode_volume},
     index::{Put, Table, key},
     limits,
     log::{
         Place,
-        entry::{CheckpointBody, CommitBody, DropBody, EpochBody, Fact, Kind, RunMessage, TagBody},
+        entry::{
+            CheckpointBody, CommitBody, DropBody, EpochBody, Fact, JournalBody, Kind, RetiredBody,
+            RunMessage, TagBody,
+        },
         writer::{LogWriter, Spend},
     },
 };
@@ -52,6 +58,8 @@ struct Group {
     touched: Vec<VolumeName>,
     points: HashMap<(VolumeName, PointId), Point>,
     bases: Vec<(VolumeName, PointId)>,
+    /// Dropped, and still in the index.
+    gone: HashSet<(VolumeName, PointId)>,
 }
 
 /// Why a record was not appended.
@@ -150,7 +158,9 @@ impl Writer {
     fn settle(&mut self, taken: &[Waiting]) -> Result<(), StoreError> {
         self.log.sync()?;
         let group = std::mem::take(&mut self.group);
+        let moving = (!group.gone.is_empty()).then(|| self.shared.moves.begin());
         self.shared.index.put(group.puts, self.log.mark())?;
+        drop(moving);
         {
             let mut volumes = self.shared.volumes.write();
             for volume in &group.touched {
@@ -241,6 +251,22 @@ impl Writer {
                 self.append_fact(Kind::Tag, &body, &fact, &Known::default())?;
             }
             Record::Merged { volume, point, on, ops } => self.append_merged(volume, *point, *on, ops)?,
+            Record::Journal { volume, kept, upto } => {
+                let no_volume = || Refused::Record(StoreError::NoSuchVolume(volume.clone()));
+                let info: Bytes = encode_volume(self.ahead.get(volume).ok_or_else(no_volume)?).into();
+                let body = JournalBody {
+                    volume: volume.to_string(),
+                    info: info.clone(),
+                    kept: kept.iter().map(RunMessage::of).collect(),
+                    upto: Some(wire::point_id_to_wire(*upto)),
+                };
+                let fact = Fact::Journal { volume: volume.clone(), info, kept: kept.clone(), upto: *upto };
+                self.append_fact(Kind::Journal, &body, &fact, &Known::default())?;
+            }
+            Record::Retired { all, chunks } => {
+                self.append_fact(Kind::Retired, all, &Fact::Retired(all.clone()), &Known::default())?;
+                self.forget(all, chunks)?;
+            }
             Record::Drop { volume, epoch, runs, oldest_ns } => {
                 self.append_drop(volume, *epoch, runs, *oldest_ns)?;
             }
@@ -294,6 +320,7 @@ impl Writer {
         let point = self.existing(volume, id)?;
         match on {
             Some(on) => drop(self.existing(volume, on)?),
+            None if self.builds_on_nothing(volume, id)? => {}
             None => {
                 let key = key::point(key::CHECKPOINT, volume, id);
                 if self.shared.index.get(Table::Catalogue, &key).map_err(StoreError::from)?.is_none() {
@@ -305,6 +332,13 @@ impl Writer {
         body.on = on.map(wire::point_id_to_wire);
         let fact = Fact::Merged { volume: volume.clone(), point, on };
         self.append_fact(Kind::Merged, &body, &fact, &Known::default())
+    }
+
+    /// Whether a point's operations apply to an empty tree, or are not needed, already.
+    fn builds_on_nothing(&self, volume: &VolumeName, id: PointId) -> Result<bool, Refused> {
+        let key = key::point(key::POINT, volume, id);
+        let value = self.shared.index.get(Table::Catalogue, &key).map_err(StoreError::from)?;
+        Ok(value.and_then(|value| decode_step(&value)).is_some_and(|step| step.on.is_none()))
     }
 
     /// What is dropped was chosen a while ago: it is looked at again whether it may go.
@@ -334,16 +368,27 @@ impl Writer {
         if let Err(held) = self.shared.pins.let_go(volume, runs) {
             return Err(Refused::Record(StoreError::InUse(volume.clone(), held)));
         }
-        let run = |(first, last): &(PointId, PointId)| RunMessage {
-            epoch: first.epoch.0,
-            first: first.seq.0,
-            more: last.seq.0.saturating_sub(first.seq.0),
-        };
         let count = gone.len() as u64;
-        let runs_body = runs.iter().map(run).collect();
+        self.group.gone.extend(gone.iter().map(|id| (volume.clone(), *id)));
+        let runs_body = runs.iter().map(RunMessage::of).collect();
         let body = DropBody { volume: volume.to_string(), runs: runs_body, count, oldest_ns };
         let fact = Fact::Drop { volume: volume.clone(), runs: runs.to_vec(), count, oldest_ns };
         self.append_fact(Kind::Drop, &body, &fact, &Known { gone, base: None })
+    }
+
+    /// Takes chunks out of the index that are only in retired segments.
+    fn forget(&mut self, retired: &RetiredBody, chunks: &[Vec<u8>]) -> Result<(), Refused> {
+        // Written again by somebody in this very group.
+        let again = self.group.puts.iter().filter(|put| put.table == Table::Chunks);
+        let again: HashSet<Vec<u8>> = again.map(|put| put.key.clone()).collect();
+        for key in chunks.iter().filter(|key| !again.contains(*key)) {
+            let value = self.shared.index.get(Table::Chunks, key).map_err(StoreError::from)?;
+            let place = value.and_then(|value| decode_place(&value));
+            if place.is_some_and(|place| retired.contains(place.segment)) {
+                self.group.puts.push(Put { table: Table::Chunks, key: key.clone(), value: None });
+            }
+        }
+        Ok(())
     }
 
     fn append_fact(
@@ -374,6 +419,9 @@ impl Writer {
     fn existing(&self, volume: &VolumeName, id: PointId) -> Result<Point, Refused> {
         if self.ahead.get(volume).is_none() {
             return Err(Refused::Record(StoreError::NoSuchVolume(volume.clone())));
+        }
+        if self.group.gone.contains(&(volume.clone(), id)) {
+            return Err(Refused::Record(StoreError::NoSuchPoint(volume.clone(), id)));
         }
         if let Some(point) = self.group.points.get(&(volume.clone(), id)) {
             return Ok(point.clone());

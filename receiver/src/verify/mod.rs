@@ -82,6 +82,7 @@ pub fn verify(
     on: &mut dyn FnMut(Event) -> bool,
 ) -> Result<Option<Summary>, StoreError> {
     let mut run = Run { on, stop: AtomicBool::new(false), summary: Summary::default() };
+    let _whole = store.keep_segments();
     let Some(until) = store.durable_mark() else {
         return Ok(Some(run.summary));
     };

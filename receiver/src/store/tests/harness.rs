@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tidelock_proto::{
-    ChunkKey, Epoch, FileId, Op, PointId, Seq, Tree, VolumeName,
+    ChunkId, ChunkKey, Epoch, FileId, Op, PointId, Seq, Tree, VolumeName,
     chunk::Codec,
     point::{Consistency, Cut, Point},
     tree::{ChunkRef, Kind, Meta, Name, Piece},
@@ -30,6 +30,10 @@ pub(super) struct Source {
     left_out: u64,
     /// When the next points are received; their number if 0.
     pub(super) now_ns: u64,
+    /// It has three files and writes them over and over.
+    pub(super) small: bool,
+    /// Names that the next commits are given.
+    pub(super) tags: Vec<String>,
     rng: StdRng,
 }
 
@@ -43,6 +47,8 @@ impl Source {
             epoch: Epoch::FIRST,
             left_out: 0,
             now_ns: 0,
+            small: false,
+            tags: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -90,7 +96,9 @@ impl Source {
         }
         let mut next = self.tree.next_id().max(FileId(2));
         for _ in 0..writes {
-            let file = if next > FileId(2) && self.rng.random_bool(0.6) {
+            let again =
+                if self.small { next > FileId(4) } else { next > FileId(2) && self.rng.random_bool(0.6) };
+            let file = if again {
                 FileId(self.rng.random_range(2..next.0))
             } else {
                 let name = Name::new(format!("file {}", next.0).as_bytes()).expect("a valid name");
@@ -105,7 +113,8 @@ impl Source {
             let len = content.len();
             batch.push_chunk(self.volume.tenant(), id, Codec::Raw, len as u32, Bytes::from(content));
             let pieces = vec![Piece { len: len as u64, chunk: Some(ChunkRef { id, at: 0 }) }];
-            ops.push(Op::Write { id: file, offset: self.rng.random_range(0..40) * 4096, pieces });
+            let pages = if self.small { 4 } else { 40 };
+            ops.push(Op::Write { id: file, offset: self.rng.random_range(0..pages) * 4096, pieces });
         }
         for op in &ops {
             self.tree.apply(op).expect("the source makes valid operations");
@@ -123,11 +132,31 @@ impl Source {
             digest: self.tree.digest(),
         };
         let received_ns = if self.now_ns == 0 { id.seq.0 } else { self.now_ns };
-        let point = Point { id, parent: self.last, cut, received_ns, tags: Vec::new() };
+        let point = Point { id, parent: self.last, cut, received_ns, tags: self.tags.clone() };
         batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops: encode_model_ops(ops) }));
         self.last = Some(id);
         self.left_out = 0;
         self.points.insert(id, self.tree.clone());
+        batch
+    }
+
+    /// A commit that refers so many times to a chunk which somebody else has sent.
+    pub(super) fn refer(&mut self, chunk: ChunkId, len: u32, times: usize) -> Batch {
+        let mut batch = self.commit_of(1);
+        let id = *self.points.keys().next_back().expect("a point");
+        let file = self.tree.iter().find(|(_, inode)| inode.extents().is_some()).expect("a file").0;
+        let pieces = vec![Piece { len: u64::from(len), chunk: Some(ChunkRef { id: chunk, at: 0 }) }];
+        let op = Op::Write { id: file, offset: 0, pieces };
+        self.tree.apply(&op).expect("a valid operation");
+        self.tree.seal().expect("a tree");
+        self.points.insert(id, self.tree.clone());
+        let digest = self.tree.digest();
+        for record in &mut batch.records {
+            if let Record::Commit(commit) = record {
+                commit.ops.extend(encode_model_ops(vec![op.clone(); times]));
+                commit.point.cut.digest = digest;
+            }
+        }
         batch
     }
 

@@ -78,7 +78,7 @@ impl Moment {
             .flat_map(|(number, file)| file.dirty.iter().map(|sector| (*number, *sector)))
             .collect();
         let count = dirty.len();
-        let unnamed = self.files.values().any(|file| !file.named);
+        let unnamed = self.files.values().any(|file| !file.named || file.removed && !file.gone);
         let resized = self.files.values().any(|file| file.live_len() != file.durable.len());
         let mut kept: Vec<(usize, usize, bool)> = (0..=count).map(|to| (0, to, true)).collect();
         kept.extend((1..count).map(|from| (from, count, true)));
@@ -91,7 +91,11 @@ impl Moment {
         });
         kept.map(move |((from, to, inside), named, long)| {
             let keeps = |at: usize| (from..to).contains(&at) == inside;
-            let present = self.files.iter().filter(|(_, file)| file.named || named);
+            // A name that was made or removed is on disk, or what was there before is.
+            let present = self
+                .files
+                .iter()
+                .filter(|(_, file)| !file.gone && if named { !file.removed } else { file.named });
             present
                 .map(|(number, file)| {
                     let sectors =
@@ -112,6 +116,10 @@ struct File {
     cut: Option<usize>,
     /// Sectors that differ from what is durable, perhaps.
     dirty: std::collections::BTreeSet<usize>,
+    /// Removed, and that is not durable.
+    removed: bool,
+    /// It was, durably; who has it open can still read it.
+    gone: bool,
 }
 
 impl SimDisk {
@@ -161,7 +169,7 @@ impl SimDisk {
     }
 
     pub(super) fn used(&self) -> u64 {
-        self.0.files.lock().values().map(|file| file.live.len() as u64).sum()
+        self.0.files.lock().values().filter(|file| !file.removed).map(|file| file.live.len() as u64).sum()
     }
 
     /// This call fails, and none after it.
@@ -253,6 +261,8 @@ impl File {
             durable: self.durable.clone(),
             named: self.named,
             cut: self.cut,
+            removed: self.removed,
+            gone: self.gone,
             dirty: self.dirty.clone(),
         }
     }
@@ -280,7 +290,7 @@ impl File {
             Left::Sectors(share) => share,
             Left::Everything => 1.0,
         };
-        if !self.named && !rng.random_bool(share) {
+        if self.gone || !self.named && !rng.random_bool(share) || self.removed && rng.random_bool(share) {
             return None;
         }
         let mut bytes = self.durable.to_vec();
@@ -302,18 +312,19 @@ impl File {
 
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<u32>> {
-        Ok(self.0.files.lock().keys().copied().collect())
+        Ok(self.0.files.lock().iter().filter(|(_, file)| !file.removed).map(|(number, _)| *number).collect())
     }
 
     fn create(&self, segment: u32) -> io::Result<Arc<dyn SegmentFile>> {
         self.call()?;
-        let fresh = self.0.files.lock().insert(segment, File::default()).is_none();
+        let before = self.0.files.lock().insert(segment, File::default());
+        let fresh = before.is_none_or(|file| file.removed);
         assert!(fresh, "segment {segment} was there already");
         self.open(segment)
     }
 
     fn open(&self, segment: u32) -> io::Result<Arc<dyn SegmentFile>> {
-        if !self.0.files.lock().contains_key(&segment) {
+        if self.0.files.lock().get(&segment).is_none_or(|file| file.removed) {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Arc::new(SimFile { disk: self.clone(), segment }))
@@ -321,7 +332,9 @@ impl Disk for SimDisk {
 
     fn remove(&self, segment: u32) -> io::Result<()> {
         self.call()?;
-        self.0.files.lock().remove(&segment);
+        if let Some(file) = self.0.files.lock().get_mut(&segment) {
+            file.removed = true;
+        }
         Ok(())
     }
 
@@ -331,7 +344,9 @@ impl Disk for SimDisk {
 
     fn sync_names(&self) -> io::Result<()> {
         self.on_sync()?;
-        self.0.files.lock().values_mut().for_each(|file| file.named = true);
+        let mut files = self.0.files.lock();
+        files.values_mut().for_each(|file| file.gone = file.removed);
+        files.values_mut().for_each(|file| file.named = true);
         Ok(())
     }
 }

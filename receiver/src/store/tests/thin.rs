@@ -15,14 +15,19 @@ use crate::{
     store::{Batch, Record, Store, StoreError, StoreOptions, block_on},
 };
 
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     "all:10s,2s:60s,10s:300s".parse().expect("a policy")
 }
 
 /// What stays of all points ever made.
-fn kept(source: &Source, times: &BTreeMap<PointId, u64>, tagged: &[PointId], now_ns: u64) -> Vec<PointId> {
+pub(super) fn kept(
+    source: &Source,
+    times: &BTreeMap<PointId, u64>,
+    tagged: &[PointId],
+    now_ns: u64,
+) -> Vec<PointId> {
     let last = source.points.keys().next_back();
     let candidate = |id: &PointId| Candidate {
         id: *id,
@@ -40,7 +45,7 @@ fn kept(source: &Source, times: &BTreeMap<PointId, u64>, tagged: &[PointId], now
         .collect()
 }
 
-fn ids(store: &Store, source: &Source) -> Vec<PointId> {
+pub(super) fn ids(store: &Store, source: &Source) -> Vec<PointId> {
     store.points(&source.volume, None).expect("points").iter().map(|point| point.id).collect()
 }
 
