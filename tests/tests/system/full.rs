@@ -67,7 +67,8 @@ fn a_full_disk_costs_lag_and_nothing_else() {
     let report = site.operator(&receiver, &["verify"]);
     assert_eq!(report["findings"], Value::Array(Vec::new()), "{report}");
     let points = report["points"].as_u64().expect("a number");
-    assert!(points > 2 && report["chunks"].as_u64() > Some(500), "{report}");
+    // One from before the disk was full and one from after it at least; how many more is a matter of time.
+    assert!(points >= 2 && report["chunks"].as_u64() > Some(500), "{report}");
 
     receiver.process.kill();
     let mut rebuild = site.tidelock(["store", "rebuild", "--json", "--store"]);
