@@ -359,7 +359,7 @@ fn a_rollback_is_in_place_and_not_while_somebody_works_there() {
 fn a_clone_is_a_volume_of_its_own_with_the_same_chunks() {
     let world = World::new();
     let copy: VolumeName = "t/copy".parse().unwrap();
-    let chunks = || stats(&world.access(), &world.volume(), None).unwrap().chunks;
+    let chunks = || stats(&world.access(), &world.volume(), None).unwrap().usage.chunks;
     let before = chunks();
     let log = |world: &World| {
         let len = |entry: fs::DirEntry| entry.metadata().unwrap().len();

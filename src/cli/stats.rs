@@ -38,9 +38,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn print(found: &StatsReport) {
+    let usage = &found.usage;
     let of = match &found.point {
         Some(point) => format!("{} {} ({}, {})", found.volume, point.id, point.time, point.consistency),
-        None => format!("{}, {} points; files and sizes of the newest", found.volume, found.points),
+        None => format!("{}, {} points; files and sizes of the newest", found.volume, usage.points),
     };
     let ratio = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!(" ({ratio:.2} : 1)"));
     let mut facts = vec![
@@ -49,18 +50,18 @@ fn print(found: &StatsReport) {
             "files",
             format!(
                 "{}, {} directories, {} links, pipes and devices",
-                found.files, found.directories, found.others
+                usage.files, usage.directories, usage.others
             ),
         ),
-        ("size", format!("{}, {} without holes", bytes(found.size_bytes), bytes(found.data_bytes))),
+        ("size", format!("{}, {} without holes", bytes(usage.size_bytes), bytes(usage.data_bytes))),
         (
             "distinct content",
-            format!("{} in {} chunks{}", bytes(found.chunk_bytes), found.chunks, ratio(found.dedup_ratio)),
+            format!("{} in {} chunks{}", bytes(usage.chunk_bytes), usage.chunks, ratio(found.dedup_ratio)),
         ),
-        ("stored", format!("{}{}", bytes(found.stored_bytes), ratio(found.compression_ratio))),
+        ("stored", format!("{}{}", bytes(usage.stored_bytes), ratio(found.compression_ratio))),
     ];
-    if found.missing_chunks > 0 {
-        facts.push(("missing", format!("{} chunks: run `tidelock verify`", found.missing_chunks)));
+    if usage.missing_chunks > 0 {
+        facts.push(("missing", format!("{} chunks: run `tidelock verify`", usage.missing_chunks)));
     }
     output::facts(&facts);
 }

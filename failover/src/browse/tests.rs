@@ -294,17 +294,17 @@ fn equal_content_is_counted_once() {
     world.apply(Op::Resize { id: three, size: 10_000 });
     world.commit();
     let first = stats(&world.access(), &volume(), Some(&"1.1".parse().unwrap())).unwrap();
-    assert_eq!((first.files, first.size_bytes, first.data_bytes), (2, 8192, 8192));
-    assert_eq!((first.chunks, first.chunk_bytes, first.dedup_ratio), (1, 4096, Some(2.0)));
-    assert!((4096..4400).contains(&first.stored_bytes), "{first:?}");
+    assert_eq!((first.usage.files, first.usage.size_bytes, first.usage.data_bytes), (2, 8192, 8192));
+    assert_eq!((first.usage.chunks, first.usage.chunk_bytes, first.dedup_ratio), (1, 4096, Some(2.0)));
+    assert!((4096..4400).contains(&first.usage.stored_bytes), "{first:?}");
     world.unlink(FileId::ROOT, "one");
     world.unlink(FileId::ROOT, "two");
     world.commit();
     let last = stats(&world.access(), &volume(), Some(&At::Latest)).unwrap();
     let all = stats(&world.access(), &volume(), None).unwrap();
-    assert_eq!((last.chunks, all.chunks, all.points), (1, 2, 3));
-    assert_eq!((all.files, all.size_bytes, all.data_bytes), (1, 10_000, 4096));
-    assert_eq!(all.missing_chunks, 0);
+    assert_eq!((last.usage.chunks, all.usage.chunks, all.usage.points), (1, 2, 3));
+    assert_eq!((all.usage.files, all.usage.size_bytes, all.usage.data_bytes), (1, 10_000, 4096));
+    assert_eq!(all.usage.missing_chunks, 0);
 }
 
 #[test]

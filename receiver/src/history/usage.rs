@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use serde::Serialize;
 use tidelock_proto::{ChunkId, Epoch, PointId, Seq, Tree, VolumeName, tree::Content};
 
 use super::walk::{Touched, Visit, walk};
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// What a point or a history takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Points looked at.
     pub points: u64,
