@@ -41,8 +41,7 @@ impl Engine {
             Ok(Some(fd)) => fd,
             Ok(None) => return Ok(()),
             Err(CutError::Capture(CaptureError::Moved)) => {
-                self.look_up_again(dir);
-                self.nameless.entry(dir).or_default().list = Some(hint);
+                self.list_where_found(dir, hint);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -56,6 +55,11 @@ impl Engine {
             match entry {
                 Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
                 Ok(entry) => self.dirty.entry(dir, entry.file_name().to_bytes().into(), hint),
+                // Removed since it was opened.
+                Err(Errno::NOENT) => {
+                    self.list_where_found(dir, hint);
+                    return Ok(());
+                }
                 Err(errno) => {
                     self.unreadable(dir, errno);
                     return Ok(());
@@ -75,6 +79,12 @@ impl Engine {
         }
         self.dirty.file(dir).attributes = true;
         Ok(())
+    }
+
+    /// The directory is not where the tree has it: lists it once its name is known again, or not at all.
+    fn list_where_found(&mut self, dir: FileId, hint: EntryHint) {
+        self.look_up_again(dir);
+        self.nameless.entry(dir).or_default().list = Some(hint);
     }
 
     /// Looks up entries of one directory.

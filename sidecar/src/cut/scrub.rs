@@ -89,7 +89,10 @@ impl Engine {
     fn look_at(&mut self, id: FileId, offset: u64) -> Result<Seen, CutError> {
         match self.look(id, offset) {
             Ok(seen) => Ok(seen),
-            Err(CutError::Capture(CaptureError::Moved)) => Ok(Seen::Different("name")),
+            // A directory that is removed while it is read has no entries to tell.
+            Err(CutError::Capture(CaptureError::Moved | CaptureError::Io(Errno::NOENT))) => {
+                Ok(Seen::Different("name"))
+            }
             Err(CutError::Capture(CaptureError::Io(errno))) => {
                 self.unreadable(id, errno);
                 Ok(Seen::Equal { read: 0, next: None })
