@@ -69,6 +69,7 @@ impl Mutator {
     pub(super) fn rename_file(&mut self) -> io::Result<()> {
         let from = self.file()?;
         let to = if self.rng.random_bool(0.5) { self.file()? } else { self.place() };
+        self.may_go(&to)?;
         fs::rename(from, to)
     }
 
@@ -81,6 +82,7 @@ impl Mutator {
     /// Writes beside the file and renames into place, as careful programs do.
     pub(super) fn replace(&mut self) -> io::Result<()> {
         let (path, content) = (self.file()?, self.content());
+        self.may_go(&path)?;
         let aside = path.with_file_name("aside");
         fs::write(&aside, content)?;
         fs::rename(aside, path)
@@ -91,7 +93,9 @@ impl Mutator {
     }
 
     pub(super) fn unlink(&mut self) -> io::Result<()> {
-        fs::remove_file(self.file()?)
+        let path = self.file()?;
+        self.may_go(&path)?;
+        fs::remove_file(path)
     }
 
     pub(super) fn make_dir(&mut self) -> io::Result<()> {
@@ -106,7 +110,10 @@ impl Mutator {
         if self.rng.random_bool(0.9) {
             return self.unlink();
         }
-        fs::remove_dir_all(self.inner_dir()?)
+        let dir = self.inner_dir()?;
+        self.files.iter().filter(|file| file.starts_with(&dir)).try_for_each(|file| self.may_go(file))?;
+        // A link that is newer than the list was not used yet.
+        fs::remove_dir_all(dir)
     }
 
     pub(super) fn symlink(&mut self) -> io::Result<()> {

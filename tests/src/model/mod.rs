@@ -8,6 +8,8 @@ mod edit;
 mod names;
 
 use std::{
+    collections::BTreeMap,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -48,6 +50,8 @@ pub struct Mutator {
     rng: StdRng,
     files: Vec<PathBuf>,
     dirs: Vec<PathBuf>,
+    /// How many names each inode with several had when the tree was last at rest.
+    links: BTreeMap<u64, u64>,
     tried: u64,
     done: u64,
 }
@@ -62,6 +66,7 @@ impl Mutator {
             rng,
             files: Vec::new(),
             dirs: Vec::new(),
+            links: BTreeMap::new(),
             tried: 0,
             done: 0,
         };
@@ -89,6 +94,25 @@ impl Mutator {
             if self.step().is_ok() {
                 self.done += 1;
             }
+        }
+    }
+
+    /// Everything done so far is replicated: names that were given by links may go from now on.
+    pub fn rest(&mut self) {
+        self.look();
+        let metas = self.files.iter().filter_map(|file| std::fs::symlink_metadata(file).ok());
+        self.links = metas.filter(|meta| meta.nlink() > 1).map(|meta| (meta.ino(), meta.nlink())).collect();
+    }
+
+    /// Whether a name may vanish. What is done through a name that was linked, used and removed again between two drains is
+    /// announced by that name alone, so a sidecar cannot know whose it was: it is not claimed, and not done here.
+    fn may_go(&self, path: &Path) -> std::io::Result<()> {
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_file() && meta.nlink() > 1 => {
+                let known = self.links.get(&meta.ino()) == Some(&meta.nlink());
+                if known { Ok(()) } else { Err(std::io::ErrorKind::ResourceBusy.into()) }
+            }
+            _ => Ok(()),
         }
     }
 

@@ -135,6 +135,7 @@ fn trees_agree(site: &Site, parent: &Path, tracker: Tracker, compared: Compared)
             2 => pair.kill(true, true),
             3..5 if oracles.len() < ORACLES => {
                 let point = pair.sidecar.settle(SOON);
+                mutator.rest();
                 if powers.holes_stay() {
                     assert_equal(site, &pair.receiver, point, &volume, seed, true);
                 }
