@@ -18,6 +18,8 @@ pub struct WatchLimits {
     pub direct_inodes: usize,
     /// How often one who waits looks into the rings: most of their events wake nobody, because inotify tells of the same.
     pub ring_look_every: Duration,
+    /// Whoever has waited longer looks as seldom as he has waited, but at least this often: an idle volume costs nothing.
+    pub ring_look_at_rest: Duration,
     /// Bytes read from inotify at once.
     pub inotify_buffer_bytes: usize,
 }
@@ -34,6 +36,7 @@ impl Default for WatchLimits {
             writing_threads: 16 * 1024,
             direct_inodes: 16 * 1024,
             ring_look_every: Duration::from_millis(20),
+            ring_look_at_rest: Duration::from_millis(250),
             inotify_buffer_bytes: 64 * 1024,
         }
     }

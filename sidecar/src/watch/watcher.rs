@@ -180,7 +180,7 @@ const WAKEUPS_FOR_NOTHING_MAX: u32 = 8;
 ///
 /// A wakeup costs the application an interrupt to itself, so only those range events wake that inotify may not follow: a page
 /// is dirtied, or mapped. What else inotify does not tell (`libaio`, a name outside the volume) is found by looking into the
-/// rings now and then, which is a read of memory.
+/// rings now and then, which is a read of memory: ever more seldom as the wait grows longer.
 pub fn wait_any(
     watchers: &[&Watcher],
     wakers: &[BorrowedFd<'_>],
@@ -193,10 +193,10 @@ pub fn wait_any(
     let look_every = watchers
         .iter()
         .filter(|watcher| watcher.ranges.is_some())
-        .map(|watcher| watcher.limits.ring_look_every)
+        .map(|watcher| (watcher.limits.ring_look_every, watcher.limits.ring_look_at_rest))
         .min();
     let queued = || rings.iter().any(|ranges| !ranges.is_empty());
-    let until = Instant::now() + timeout;
+    let begun = Instant::now();
     // A wakeup that came before the last drain is told only now: once. Whatever else wakes for nothing must not do so in a
     // circle.
     let mut for_nothing = 0;
@@ -204,8 +204,9 @@ pub fn wait_any(
         if queued() {
             return Ok(true);
         }
-        let left = until.saturating_duration_since(Instant::now());
-        let look = look_every.map_or(left, |every| every.min(left));
+        let waited = begun.elapsed();
+        let left = timeout.saturating_sub(waited);
+        let look = look_every.map_or(left, |(every, at_rest)| every.max(waited.min(at_rest)).min(left));
         let wakeups = if for_nothing < WAKEUPS_FOR_NOTHING_MAX { &wakeups[..] } else { &[] };
         match poll_readable(&[wakers, &names, wakeups], look)? {
             [_, true, _] => return Ok(true),
