@@ -15,7 +15,7 @@ use crate::{
     hooks::HookConfig,
     limits::{PAUSE_LIMIT_MAX, PAUSE_LIMIT_MIN},
     pause::{Escalate, SelectError},
-    watch::TrackerChoice,
+    watch::{NamesChoice, TrackerChoice},
 };
 
 /// One volume and where it is.
@@ -52,6 +52,8 @@ pub struct Config {
     pub raise_epoch: bool,
     /// Which event sources to use.
     pub tracker: TrackerChoice,
+    /// Where names come from.
+    pub names: NamesChoice,
     /// Where health, metrics and status are served.
     pub http: SocketAddr,
     /// Written once the addresses are bound.
@@ -257,6 +259,7 @@ mod tests {
             epoch: Epoch::FIRST,
             raise_epoch: false,
             tracker: TrackerChoice::Auto,
+            names: NamesChoice::Auto,
             http: "127.0.0.1:0".parse().unwrap(),
             port_file: None,
             trace_acks: None,

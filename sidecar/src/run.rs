@@ -29,7 +29,7 @@ use crate::{
     pause::{Escalate, Escalation, Means, Pauser},
     ship::{self, SessionConfig, ShipConfig, outbox},
     status::Status,
-    watch::{WatchError, WatchLimits, Watcher},
+    watch::{SourceChoice, WatchError, WatchLimits, Watcher},
 };
 
 /// How a sidecar ended, if nothing failed.
@@ -221,10 +221,11 @@ fn protect(
     let name = volume.name.clone();
     let failed = |source| RunError::Watch { volume: name.clone(), source };
     let directory = Volume::open(&volume.directory).map_err(ConfigError::from)?;
-    let watcher = Watcher::open(directory.root(), config.tracker, &WatchLimits::default()).map_err(failed)?;
+    let sources = SourceChoice { tracker: config.tracker, names: config.names };
+    let watcher = Watcher::open(directory.root(), sources, &WatchLimits::default()).map_err(failed)?;
     let tracker = watcher.tracker().as_str();
-    tracing::info!(volume = %name, directory = %volume.directory.display(), tracker, reason = watcher.reason(), "protecting");
-    status.set_tracker(tracker, watcher.reason());
+    tracing::info!(volume = %name, directory = %volume.directory.display(), tracker, reason = watcher.reasons(), "protecting");
+    status.set_tracker(tracker, &watcher.reasons());
     if let Some(path) = &config.trace_acks {
         status.trace_acks(append_to(path)?);
     }

@@ -10,7 +10,7 @@ use tidelock_sidecar::{
     hooks::{HookConfig, OnHookFailure},
     pack::{LEVEL_DEFAULT, Packer},
     pause::{Escalate, PauseConfig, PauseTarget},
-    watch::TrackerChoice,
+    watch::{NamesChoice, TrackerChoice},
 };
 
 use super::{
@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Which event sources to use.
     #[arg(long, value_enum, default_value_t)]
     tracker: TrackerArg,
+    /// Where names come from, and that a file changed.
+    #[arg(long, value_enum, default_value_t)]
+    names: NamesArg,
     /// TCP address for /healthz, /readyz, /metrics and /status, which are plain HTTP. What `tidelock mark` and `tidelock
     /// checkpoint` ask for is taken from this machine only.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9902")]
@@ -151,10 +154,21 @@ enum TrackerArg {
     Auto,
     /// Exact byte ranges from tracepoints, or an error.
     Exact,
-    /// inotify alone, which needs no privilege. On a network file system it says that nobody else writes there.
+    /// No ranges: only that a file changed, which needs no privilege. On a network file system it says that nobody else writes there.
     Inotify,
     /// Comparing the whole volume again and again, for file systems that others change, too: points are fuzzy.
     Poll,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum NamesArg {
+    /// inotify, one watch for each directory; beyond its limit fanotify, where that is permitted.
+    #[default]
+    Auto,
+    /// inotify alone.
+    Inotify,
+    /// fanotify, one mark on the whole file system, or an error: needs CAP_SYS_ADMIN.
+    Fanotify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -228,6 +242,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             TrackerArg::Exact => TrackerChoice::Exact,
             TrackerArg::Inotify => TrackerChoice::Inotify,
             TrackerArg::Poll => TrackerChoice::Poll,
+        },
+        names: match args.names {
+            NamesArg::Auto => NamesChoice::Auto,
+            NamesArg::Inotify => NamesChoice::Inotify,
+            NamesArg::Fanotify => NamesChoice::Fanotify,
         },
         http: args.http,
         hooks: args.hooks.into(),

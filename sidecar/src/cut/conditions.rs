@@ -30,7 +30,7 @@ pub(crate) const NO_TRACING: &str = "no-tracing";
 impl Engine {
     /// Says what is missing of the best tracker.
     pub(super) fn tell_tracker(&self) {
-        self.status.set_tracker(self.watcher.tracker().as_str(), self.watcher.reason());
+        self.status.set_tracker(self.watcher.tracker().as_str(), &self.watcher.reasons());
         if self.polls() {
             self.status.set_condition(POLLING, self.watcher.reason());
         } else {
@@ -65,7 +65,7 @@ impl Engine {
 
     /// Other sources watch nothing yet: everything is listed and compared.
     fn watch_anew(&mut self, watcher: Watcher) {
-        tracing::info!(tracker = %watcher.tracker(), reason = watcher.reason(), "watching anew");
+        tracing::info!(tracker = %watcher.tracker(), reason = watcher.reasons(), "watching anew");
         self.watcher = watcher;
         self.tell_tracker();
         self.rescan();

@@ -331,11 +331,14 @@ impl Cutter {
     }
 
     /// Waits for an event of any volume, or a session; returns whether there is an event.
-    fn wait_for_events(&self, timeout: Duration) -> Result<bool, Ended> {
-        let watchers = self.members.iter().map(|member| &member.engine.watcher).collect::<Vec<_>>();
-        let sessions = self.members.iter().map(|member| member.engine.outbox.waker());
-        let wakers = sessions.chain([self.desk.waker()]).collect::<Vec<_>>();
-        watch::wait_any(&watchers, &wakers, timeout).map_err(|error| {
+    fn wait_for_events(&mut self, timeout: Duration) -> Result<bool, Ended> {
+        let mut wakers = vec![self.desk.waker()];
+        let mut watchers = Vec::with_capacity(self.members.len());
+        for member in &mut self.members {
+            wakers.push(member.engine.outbox.waker());
+            watchers.push(&mut member.engine.watcher);
+        }
+        watch::wait_any(&mut watchers, &wakers, timeout).map_err(|error| {
             let volume = self.members[0].name.clone();
             Ended::Failed { volume, source: error.into() }
         })

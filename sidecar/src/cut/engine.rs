@@ -289,6 +289,9 @@ impl Engine {
         match self.watcher.watch_directory(dir, fd) {
             Ok(()) => {
                 self.unwatched.remove(&dir);
+                if self.watcher.take_changed() {
+                    self.tell_tracker();
+                }
                 Ok(())
             }
             Err(error @ (WatchError::WatchLimit { .. } | WatchError::InstanceLimit { .. })) => {

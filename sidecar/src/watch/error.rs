@@ -28,6 +28,9 @@ pub enum WatchError {
     /// Exact ranges were asked for by name and cannot be had.
     #[error("exact ranges are not available: {0}")]
     ExactUnavailable(#[from] Unavailable),
+    /// Names from fanotify were asked for and cannot be had.
+    #[error("names from fanotify are not available: {0}")]
+    FanotifyUnavailable(#[from] NoFanotify),
     /// A system call failed.
     #[error("{operation} failed: {source}")]
     Io {
@@ -79,6 +82,44 @@ pub enum Unavailable {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// Why the filesystem of a volume cannot be marked with fanotify.
+#[derive(Debug, thiserror::Error)]
+pub enum NoFanotify {
+    /// The kernel does not let this process mark a filesystem.
+    #[error("CAP_SYS_ADMIN is needed")]
+    NotPermitted,
+    /// The kernel does not report directories by handle and entries by name.
+    #[error("the kernel has no FAN_REPORT_DFID_NAME (Linux 5.9)")]
+    Kernel,
+    /// No handles that last, or a btrfs subvolume.
+    #[error("this filesystem's file handles cannot be relied on")]
+    Filesystem,
+    /// The kernel allows this user no more groups.
+    #[error("the limit of fanotify groups is reached: raise fs.fanotify.max_user_groups")]
+    GroupLimit,
+    /// Any other failure to mark the filesystem.
+    #[error("{operation} failed: {source}")]
+    Io {
+        /// What failed.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl NoFanotify {
+    /// Names the operation that failed, and the failures with a known cause.
+    pub(super) fn of(operation: &'static str, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EPERM) => Self::NotPermitted,
+            Some(libc::EMFILE) => Self::GroupLimit,
+            Some(libc::EINVAL | libc::ENOSYS) if operation == "fanotify_init" => Self::Kernel,
+            Some(libc::ENODEV | libc::EXDEV | libc::EOPNOTSUPP) => Self::Filesystem,
+            _ => Self::Io { operation, source },
+        }
+    }
 }
 
 impl Unavailable {

@@ -59,6 +59,12 @@ pub enum LostReason {
     /// The inotify queue was full.
     #[error("inotify queue overflowed: raise fs.inotify.max_queued_events")]
     QueueOverflow,
+    /// The fanotify queue was full.
+    #[error("fanotify queue overflowed: raise fs.fanotify.max_queued_events")]
+    NamesOverflow,
+    /// The fanotify queue held what this program cannot decode, or an event that does not say where it happened.
+    #[error("fanotify queue held a malformed record")]
+    QueueMalformed,
     /// CPUs were brought online or taken offline; what a new CPU did before it was watched is unknown.
     #[error("the set of online CPUs changed")]
     CpusChanged,

@@ -31,6 +31,7 @@ pub struct InotifySource {
     queue: Inotify,
     directories: HashMap<WatchDescriptor, FileId>,
     watches: HashMap<FileId, WatchDescriptor>,
+    watches_max: usize,
     buffer: Vec<u8>,
 }
 
@@ -45,7 +46,8 @@ impl InotifySource {
             queue,
             directories: HashMap::new(),
             watches: HashMap::new(),
-            buffer: vec![0; limits.inotify_buffer_bytes],
+            watches_max: limits.inotify_watches,
+            buffer: vec![0; limits.names_buffer_bytes],
         })
     }
 
@@ -67,6 +69,9 @@ impl InotifySource {
         }
         if left_out("inotify/names") {
             mask.remove(WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::MOVE_SELF);
+        }
+        if self.directories.len() >= self.watches_max && !self.watches(dir) {
+            return Err(WatchError::WatchLimit { limit: self.watches_max as u64 });
         }
         let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         let watch = self.queue.watches().add(path, mask).map_err(|error| match error.raw_os_error() {
@@ -91,6 +96,16 @@ impl InotifySource {
         if let Some(watch) = self.watches.remove(&dir) {
             self.remove(watch);
         }
+    }
+
+    /// Whether this directory has a watch.
+    pub fn watches(&self, dir: FileId) -> bool {
+        self.watches.contains_key(&dir)
+    }
+
+    /// Whether no event is queued.
+    pub fn is_empty(&self) -> Result<bool, WatchError> {
+        Ok(queued_bytes(self.queue.as_fd())? == 0)
     }
 
     /// How many directories are watched.

@@ -20,8 +20,13 @@ pub struct WatchLimits {
     pub ring_look_every: Duration,
     /// Whoever has waited longer looks as seldom as he has waited, but at least this often: an idle volume costs nothing.
     pub ring_look_at_rest: Duration,
-    /// Bytes read from inotify at once.
-    pub inotify_buffer_bytes: usize,
+    /// inotify watches of this volume; the kernel's own limit holds besides.
+    pub inotify_watches: usize,
+    /// Bytes read from inotify or fanotify at once.
+    pub names_buffer_bytes: usize,
+    /// How long one who waits leaves the queue alone after it held nothing but events of others on the same filesystem: so
+    /// many of theirs cost one wakeup, and an event of the volume may be told that much later.
+    pub others_rest: Duration,
 }
 
 /// Smallest ring buffer of one CPU that is worth having outside tests, in bytes.
@@ -37,7 +42,9 @@ impl Default for WatchLimits {
             direct_inodes: 16 * 1024,
             ring_look_every: Duration::from_millis(20),
             ring_look_at_rest: Duration::from_millis(250),
-            inotify_buffer_bytes: 64 * 1024,
+            inotify_watches: usize::MAX,
+            names_buffer_bytes: 64 * 1024,
+            others_rest: Duration::from_millis(1),
         }
     }
 }

@@ -8,9 +8,12 @@
 
 mod error;
 mod event;
+mod fanotify;
 mod inotify;
 mod limits;
+mod names;
 mod ranges;
+mod record;
 mod silent;
 #[cfg(test)]
 mod tests;
@@ -19,14 +22,16 @@ mod without;
 
 use std::os::fd::BorrowedFd;
 
-pub use error::{Unavailable, WatchError};
+pub use error::{NoFanotify, Unavailable, WatchError};
 pub use event::{Event, LostReason, TO_END};
+pub use fanotify::FanotifySource;
 pub use inotify::InotifySource;
 pub use limits::{RING_MIN_BYTES, WatchLimits};
+pub use names::NamesChoice;
 pub use ranges::RangeSource;
 #[cfg(test)]
 pub(crate) use tests::MountedVolume;
-pub use watcher::{Tracker, TrackerChoice, Watcher, wait_any};
+pub use watcher::{SourceChoice, Tracker, TrackerChoice, Watcher, wait_any};
 
 /// Something that queues events.
 pub trait Source: Send {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tidelock_proto::FileId;
 
-use super::inotify::InotifySource;
-use super::{Event, RangeSource, Source, Unavailable, WatchError, WatchLimits, silent};
+use super::names::Names;
+use super::{Event, NamesChoice, RangeSource, Source, Unavailable, WatchError, WatchLimits, silent};
 
 /// Which sources the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,18 +18,33 @@ pub enum TrackerChoice {
     Auto,
     /// Exact ranges, or fail.
     Exact,
-    /// inotify alone.
+    /// No ranges: names and "this file changed" alone.
     Inotify,
     /// Comparisons of the whole volume, whatever events say.
     Poll,
 }
 
+/// All that the operator asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SourceChoice {
+    /// How changes are tracked.
+    pub tracker: TrackerChoice,
+    /// Where names come from.
+    pub names: NamesChoice,
+}
+
+impl From<TrackerChoice> for SourceChoice {
+    fn from(tracker: TrackerChoice) -> Self {
+        Self { tracker, names: NamesChoice::default() }
+    }
+}
+
 /// Which sources are in use. Shown in status and in every recovery point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tracker {
-    /// Names from inotify, byte ranges from tracepoints.
+    /// Names from inotify or fanotify, byte ranges from tracepoints.
     Exact,
-    /// Names and "this file changed" from inotify.
+    /// Names and "this file changed" from inotify, or from fanotify, which says the same.
     Inotify,
     /// The same, but not every change raises an event, so the whole volume is compared again and again. Nothing that is
     /// captured like this is known to have been an instant.
@@ -55,14 +70,13 @@ impl fmt::Display for Tracker {
 
 /// All sources of one volume.
 pub struct Watcher {
-    /// `None` as long as the kernel grants no inotify instance: then no directory can be watched.
-    names: Option<InotifySource>,
+    names: Names,
     ranges: Option<RangeSource>,
     reason: String,
     polls: bool,
     /// Exact ranges are wanted, and only a permission is missing.
     not_permitted: bool,
-    choice: TrackerChoice,
+    choice: SourceChoice,
     limits: WatchLimits,
 }
 
@@ -71,12 +85,13 @@ impl Watcher {
     /// instance now is asked again with every directory.
     pub fn open(
         root: BorrowedFd<'_>,
-        choice: TrackerChoice,
+        choice: impl Into<SourceChoice>,
         limits: &WatchLimits,
     ) -> Result<Self, WatchError> {
+        let choice = choice.into();
         let mut not_permitted = false;
-        let mut polls = choice == TrackerChoice::Poll;
-        let ranges = match choice {
+        let mut polls = choice.tracker == TrackerChoice::Poll;
+        let ranges = match choice.tracker {
             TrackerChoice::Auto => match silent::why(root) {
                 Some(why) => {
                     polls = true;
@@ -93,11 +108,7 @@ impl Watcher {
             },
             TrackerChoice::Inotify | TrackerChoice::Poll => Err("asked for".to_owned()),
         };
-        let names = match InotifySource::open(limits) {
-            Ok(names) => Some(names),
-            Err(WatchError::InstanceLimit { .. }) => None,
-            Err(error) => return Err(error),
-        };
+        let names = Names::open(root, choice.names, limits)?;
         let (ranges, reason) = match ranges {
             Ok(ranges) if !ranges.is_exact() => {
                 (Some(ranges), format!("{}; those of dirtied pages are used besides", Unavailable::NoRanges))
@@ -130,45 +141,57 @@ impl Watcher {
         }
     }
 
-    /// Why these sources were chosen: a short fragment for one log line.
+    /// Why there are ranges, or none: a short fragment for one log line.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Why these sources were chosen, those of names, too: a fragment for one log line.
+    pub fn reasons(&self) -> String {
+        format!("{}; {}", self.reason, self.names.reason())
+    }
+
+    /// Whether [`Self::reasons`] are others than when this was last asked: more directories than inotify can watch.
+    pub fn take_changed(&mut self) -> bool {
+        self.names.take_changed()
     }
 
     /// Watches the directory `fd`, whose events are reported as those of `dir`. From when this returns every change in
     /// it raises events; list it only afterwards. Watching an inode again moves its watch to the newer id.
     pub fn watch_directory(&mut self, dir: FileId, fd: BorrowedFd<'_>) -> Result<(), WatchError> {
-        let names = match &mut self.names {
-            Some(names) => names,
-            none => none.insert(InotifySource::open(&self.limits)?),
-        };
-        names.watch_directory(dir, fd)
+        self.names.watch_directory(dir, fd)
     }
 
     /// Stops watching a directory.
     pub fn forget_directory(&mut self, dir: FileId) {
-        if let Some(names) = &mut self.names {
-            names.forget_directory(dir);
-        }
+        self.names.forget_directory(dir);
     }
 
     /// Takes every event the kernel has queued before this call, without blocking.
     ///
-    /// inotify comes first: a file's [`Event::Content`] is queued after the ranges of the same change, so whoever is told
+    /// Names come first: a file's [`Event::Content`] is queued after the ranges of the same change, so whoever is told
     /// that a file changed is told by the same drain where.
     pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<(), WatchError> {
-        if let Some(names) = &mut self.names {
-            names.drain(events)?;
-        }
+        self.names.drain(events)?;
         match &mut self.ranges {
             Some(ranges) => ranges.drain(events),
             None => Ok(()),
         }
     }
 
+    /// Whether an event is known to be queued without asking the kernel.
+    fn has_queued(&self) -> bool {
+        self.names.has_pending() || self.ranges.as_ref().is_some_and(|ranges| !ranges.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(super) fn directories(&self) -> (usize, usize) {
+        self.names.directories()
+    }
+
     /// Blocks until an event is queued, `waker` is readable, or `timeout` passes. Returns whether an event is queued.
     pub fn wait(&mut self, timeout: Duration, waker: BorrowedFd<'_>) -> Result<bool, WatchError> {
-        wait_any(&[self], &[waker], timeout)
+        wait_any(&mut [self], &[waker], timeout)
     }
 }
 
@@ -181,38 +204,56 @@ const WAKEUPS_FOR_NOTHING_MAX: u32 = 8;
 /// A wakeup costs the application an interrupt to itself, so only those range events wake that inotify may not follow: a page
 /// is dirtied, or mapped. What else inotify does not tell (`libaio`, a name outside the volume) is found by looking into the
 /// rings now and then, which is a read of memory: ever more seldom as the wait grows longer.
+///
+/// A marked filesystem wakes for everybody's events. Those of others are read and dropped here, and the queue is then left alone
+/// for a moment ([`WatchLimits::others_rest`]).
 pub fn wait_any(
-    watchers: &[&Watcher],
+    watchers: &mut [&mut Watcher],
     wakers: &[BorrowedFd<'_>],
     timeout: Duration,
 ) -> Result<bool, WatchError> {
-    let rings: Vec<_> = watchers.iter().flat_map(|watcher| &watcher.ranges).collect();
-    let names: Vec<_> =
-        watchers.iter().flat_map(|watcher| &watcher.names).flat_map(Source::pollable).collect();
-    let wakeups: Vec<_> = rings.iter().flat_map(|ranges| ranges.pollable()).collect();
-    let look_every = watchers
+    let looks = watchers
         .iter()
         .filter(|watcher| watcher.ranges.is_some())
         .map(|watcher| (watcher.limits.ring_look_every, watcher.limits.ring_look_at_rest))
         .min();
-    let queued = || rings.iter().any(|ranges| !ranges.is_empty());
+    let others_rest = watchers.iter().map(|watcher| watcher.limits.others_rest).max().unwrap_or_default();
     let begun = Instant::now();
+    let mut rest_until = None;
     // A wakeup that came before the last drain is told only now: once. Whatever else wakes for nothing must not do so in a
     // circle.
     let mut for_nothing = 0;
     loop {
-        if queued() {
+        if watchers.iter().any(|watcher| watcher.has_queued()) {
             return Ok(true);
         }
-        let waited = begun.elapsed();
+        let now = Instant::now();
+        let waited = now - begun;
         let left = timeout.saturating_sub(waited);
-        let look = look_every.map_or(left, |(every, at_rest)| every.max(waited.min(at_rest)).min(left));
-        let wakeups = if for_nothing < WAKEUPS_FOR_NOTHING_MAX { &wakeups[..] } else { &[] };
-        match poll_readable(&[wakers, &names, wakeups], look)? {
-            [_, true, _] => return Ok(true),
-            [true, ..] => return Ok(queued()),
+        let look = looks.map(|(every, at_rest)| every.max(waited.min(at_rest)));
+        let rest = rest_until.map(|until: Instant| until.saturating_duration_since(now));
+        let rest = rest.filter(|rest| !rest.is_zero());
+        let look = [look, rest].into_iter().flatten().fold(left, Duration::min);
+        let names: Vec<_> = match rest {
+            None => watchers.iter().flat_map(|watcher| watcher.names.pollable()).collect(),
+            Some(_) => Vec::new(),
+        };
+        let wakeups: Vec<_> = match for_nothing {
+            WAKEUPS_FOR_NOTHING_MAX.. => Vec::new(),
+            _ => watchers.iter().flat_map(|watcher| &watcher.ranges).flat_map(Source::pollable).collect(),
+        };
+        match poll_readable(&[wakers, &names, &wakeups], look)? {
+            [_, true, _] => {
+                for watcher in &mut *watchers {
+                    if watcher.names.look()? {
+                        return Ok(true);
+                    }
+                }
+                rest_until = Some(Instant::now() + others_rest);
+            }
+            [true, ..] => return Ok(watchers.iter().any(|watcher| watcher.has_queued())),
             [.., true] => for_nothing += 1,
-            _ if look == left => return Ok(queued()),
+            _ if look == left => return Ok(watchers.iter().any(|watcher| watcher.has_queued())),
             _ => {}
         }
     }

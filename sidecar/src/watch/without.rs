@@ -1,7 +1,7 @@
 //! For tests only: sources to leave out, so that a test can be seen to fail without the event it is about.
 //!
-//! `TIDELOCK_TEST_WITHOUT` holds names of tracepoints (`ext4/ext4_da_write_end`) `inotify/modify` or
-//! `inotify/names`, between commas.
+//! `TIDELOCK_TEST_WITHOUT` holds names of tracepoints (`ext4/ext4_da_write_end`), and `inotify/modify`,
+//! `inotify/names`, `fanotify/modify` or `fanotify/names`, between commas.
 
 use std::sync::OnceLock;
 

@@ -1,14 +1,12 @@
 //! Lost events are never lost silently.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use tidelock_proto::FileId;
-
-use super::super::{Event, LostReason, TrackerChoice, WatchLimits, Watcher};
+use super::super::{Event, LostReason, NamesChoice, WatchLimits, Watcher};
 use super::volume::{Volume, directory};
-use super::{Watched, covers, inode, no_loss};
+use super::{Watched, covers, inode, names_alone, no_loss};
 
 fn tiny() -> WatchLimits {
     WatchLimits { ring_bytes_per_cpu: 4096, ..WatchLimits::default() }
@@ -55,27 +53,42 @@ fn a_ring_that_is_drained_in_time_loses_nothing() {
     }
 }
 
-#[test]
-fn a_full_inotify_queue_says_so() {
-    let queued: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")
+/// What the kernel lets a queue of names hold.
+fn queue_limit(kind: &str) -> usize {
+    fs::read_to_string(format!("/proc/sys/fs/{kind}/max_queued_events"))
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .expect("inotify has limits");
-    let (root, fd) = directory();
-    let mut watcher =
-        Watcher::open(fd.as_fd(), TrackerChoice::Inotify, &WatchLimits::default()).expect("inotify works");
-    watcher.watch_directory(FileId::ROOT, fd.as_fd()).expect("there are watches left");
-    let (a, b) = (root.path().join("a"), root.path().join("b"));
-    fs::write(&a, "").expect("there is room");
+        .expect("queues have limits")
+}
+
+/// Makes more events than the queue holds; the kernel may merge those of one name.
+fn overflows(mut watcher: Watcher, root: &Path, queued: usize, reason: LostReason) {
+    let name = |round: usize| root.join(format!("{round}"));
+    fs::write(name(0), "").expect("there is room");
     for round in 0..queued {
-        let (from, to) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
-        fs::rename(from, to).expect("it is there");
+        fs::rename(name(round), name(round + 1)).expect("it is there");
     }
     let mut events = Vec::new();
     watcher.drain(&mut events).expect("draining works");
-    assert_eq!(events.last(), Some(&Event::Lost(LostReason::QueueOverflow)));
+    assert_eq!(events.last(), Some(&Event::Lost(reason)));
     events.clear();
-    fs::write(&a, "").expect("there is room");
+    fs::write(root.join("a"), "").expect("there is room");
     watcher.drain(&mut events).expect("draining works");
     assert!(no_loss(&events) && !events.is_empty());
+}
+
+#[test]
+fn a_full_inotify_queue_says_so() {
+    let (root, fd) = directory();
+    let watcher = names_alone(&fd, NamesChoice::Inotify).expect("inotify is always there");
+    overflows(watcher, root.path(), queue_limit("inotify"), LostReason::QueueOverflow);
+}
+
+#[test]
+fn a_full_fanotify_queue_says_so() {
+    // A filesystem of its own: others' events would fill the queue, too.
+    let Some(volume) = Volume::mount("ext4") else { return };
+    let root = volume.open_directory(".");
+    let Some(watcher) = names_alone(&root, NamesChoice::Fanotify) else { return };
+    overflows(watcher, &volume.path("."), queue_limit("fanotify"), LostReason::NamesOverflow);
 }
