@@ -58,6 +58,8 @@ pub enum Tracker {
     Exact,
     /// inotify alone.
     Inotify,
+    /// The same from fanotify: points say `inotify`.
+    Fanotify,
     /// Comparing the whole volume.
     Poll,
 }
@@ -68,7 +70,7 @@ impl Tracker {
         match self {
             Self::Auto => "auto",
             Self::Exact => "exact",
-            Self::Inotify => "inotify",
+            Self::Inotify | Self::Fanotify => "inotify",
             Self::Poll => "poll",
         }
     }
@@ -319,6 +321,9 @@ impl SidecarPlan<'_> {
         let epoch = self.epoch.to_string();
         let mut command = self.site.tidelock(["sidecar", "--volume", &volume, "--receiver", &self.receiver]);
         command.args(["--epoch", &epoch, "--tracker", self.tracker.word(), "--http", "127.0.0.1:0"]);
+        if self.tracker == Tracker::Fanotify {
+            command.args(["--names", "fanotify"]);
+        }
         command.arg("--identity").arg(identity).arg("--port-file").arg(&port_file);
         command.arg("--trace-acks").arg(&acks).args(&self.more);
         if let Some((program, arguments)) = self.within.split_first() {

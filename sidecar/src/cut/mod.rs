@@ -22,7 +22,8 @@
 //!    kernel had to drop is itself announced ([`crate::watch::Event::Lost`]) and makes the whole volume dirty.
 //! 2. *Everything announced is captured.* [`dirty::Dirty`] drops nothing but what was captured or belongs to an inode that
 //!    is gone; the commit requires it to be empty after that drain.
-//! 3. *A capture that follows an announcement sees its effect.* inotify events follow their effect. Of the exact events
+//! 3. *A capture that follows an announcement sees its effect.* inotify events follow their effect; so do those of fanotify,
+//!    which the kernel queues at the same places, and all that is said of inotify here holds for it ([`crate::watch::FanotifySource`]). Of the exact events
 //!    some come before it, while their writer holds the inode's lock; the capture passes through that lock before it
 //!    looks ([`crate::capture::barrier`], table in [`crate::watch`]). Where a writer is announced before it takes the lock
 //!    (`fallocate`), the inotify event that follows the effect makes the same bytes dirty again.

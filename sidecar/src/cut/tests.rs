@@ -23,7 +23,7 @@ use crate::{
     pack::Packer,
     ship::{SessionConfig, outbox},
     status::Status,
-    watch::{TrackerChoice, WatchLimits, Watcher},
+    watch::{NamesChoice, SourceChoice, TrackerChoice, WatchLimits, Watcher},
 };
 
 struct Rig {
@@ -33,18 +33,18 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(tracker: TrackerChoice) -> Self {
-        Self::within(tracker, &WatchLimits::default())
+    fn new(sources: impl Into<SourceChoice>) -> Self {
+        Self::within(sources, &WatchLimits::default())
     }
 
-    fn within(tracker: TrackerChoice, limits: &WatchLimits) -> Self {
-        Self::below(Path::new("/var/tmp"), tracker, limits)
+    fn within(sources: impl Into<SourceChoice>, limits: &WatchLimits) -> Self {
+        Self::below(Path::new("/var/tmp"), sources, limits)
     }
 
-    fn below(parent: &Path, tracker: TrackerChoice, limits: &WatchLimits) -> Self {
+    fn below(parent: &Path, sources: impl Into<SourceChoice>, limits: &WatchLimits) -> Self {
         let dir = tempfile::tempdir_in(parent).unwrap();
         let volume = Volume::open(dir.path()).unwrap();
-        let watcher = Watcher::open(volume.root(), tracker, limits).unwrap();
+        let watcher = Watcher::open(volume.root(), sources, limits).unwrap();
         let config = SessionConfig {
             volume: "t/v".parse().unwrap(),
             epoch: Epoch::FIRST,
@@ -191,8 +191,8 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>)
     }
 }
 
-fn random_changes(tracker: TrackerChoice, seed: u64, cuts: usize) {
-    let mut rig = Rig::new(tracker);
+fn random_changes(sources: impl Into<SourceChoice>, seed: u64, cuts: usize) {
+    let mut rig = Rig::new(sources);
     let mut rng = StdRng::seed_from_u64(seed);
     for _ in 0..cuts {
         for _ in 0..rng.random_range(1..12) {
@@ -237,6 +237,24 @@ fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
 #[test]
 fn random_changes_are_captured_by_inotify_alone() {
     (0..8).for_each(|seed| random_changes(TrackerChoice::Inotify, seed, 40));
+}
+
+#[test]
+fn random_changes_are_captured_with_names_from_fanotify() {
+    // The machine's file system: other tests' events come, too.
+    if let Err(why) = Watcher::open(
+        Volume::open(Path::new("/var/tmp")).unwrap().root(),
+        SourceChoice { tracker: TrackerChoice::Inotify, names: NamesChoice::Fanotify },
+        &WatchLimits::default(),
+    ) {
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        eprintln!("skipped: {why}");
+        return;
+    }
+    for tracker in [TrackerChoice::Inotify, TrackerChoice::Auto] {
+        let sources = SourceChoice { tracker, names: NamesChoice::Fanotify };
+        (0..8).for_each(|seed| random_changes(sources, seed, 40));
+    }
 }
 
 #[test]

@@ -202,6 +202,9 @@ fn translate(
     };
     let has = |bits| record.mask & bits != 0;
     let Some(name) = place.name else {
+        if has(ENTRIES) {
+            events.push(Event::Lost(LostReason::QueueMalformed));
+        }
         if has(libc::FAN_ATTRIB) {
             events.push(Event::DirectoryAttributes { dir });
         }

@@ -54,6 +54,15 @@ fn random_operations_and_kills_with_inotify_alone() {
     trees_agree(&site, &site.new_dir("mount"), Tracker::Inotify, Compared::AllButHoles);
 }
 
+/// Beside the receiver's store, whose events are on the same file system.
+#[test]
+fn random_operations_and_kills_with_names_from_fanotify() {
+    if needs::met(&[Need::Root]) {
+        let site = Site::new();
+        trees_agree(&site, &site.new_dir("mount"), Tracker::Fanotify, Compared::AllButHoles);
+    }
+}
+
 /// What trees must agree in. Holes can be compared where nothing is reserved ahead (see [`Powers::holes_stay`]), and with the
 /// volume itself only: `cp` does not keep them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +121,7 @@ fn trees_agree(site: &Site, parent: &Path, tracker: Tracker, compared: Compared)
     println!("replay with TIDELOCK_SEED={seed}");
     let volume = parent.join("volume");
     std::fs::create_dir(&volume).expect("new");
-    // inotify sees no stores through mappings; a scrub finds them later, which is not what is tested here.
+    // Neither inotify nor fanotify sees stores through mappings; a scrub finds them later, which is not what is tested here.
     let reserve = compared == Compared::AllButHoles;
     let powers = Powers { mmap: tracker == Tracker::Exact, root: needs::is_root(), reserve };
     let operations = if powers.holes_stay() { OPERATIONS_WITH_HOLES } else { OPERATIONS };

@@ -44,6 +44,8 @@ struct Ground {
     options: &'static str,
     /// What the sidecar must say it watches with.
     tracker: Tracker,
+    /// Where names come from.
+    names: &'static str,
     reflink: bool,
     /// Cells that the file system refuses.
     refuses: &'static [&'static str],
@@ -55,8 +57,15 @@ impl Ground {
     }
 }
 
-const EXT4: Ground =
-    Ground { format: Format::Ext4, options: "loop", tracker: Tracker::Exact, reflink: false, refuses: &[] };
+const EXT4: Ground = Ground {
+    format: Format::Ext4,
+    options: "loop",
+    tracker: Tracker::Exact,
+    names: "inotify",
+    reflink: false,
+    refuses: &[],
+};
+const EXT4_FANOTIFY: Ground = Ground { names: "fanotify", ..EXT4 };
 const EXT4_NODELALLOC: Ground = Ground { options: "loop,nodelalloc", ..EXT4 };
 const XFS: Ground = Ground { format: Format::Xfs, reflink: true, ..EXT4 };
 const BTRFS: Ground = Ground {
@@ -74,6 +83,13 @@ fn every_write_path_on_ext4_is_in_the_next_point() {
     if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")]) {
         nothing_missing(EXT4);
         nothing_missing(EXT4_NODELALLOC);
+    }
+}
+
+#[test]
+fn every_write_path_on_ext4_is_in_the_next_point_with_names_from_fanotify() {
+    if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")]) {
+        nothing_missing(EXT4_FANOTIFY);
     }
 }
 
@@ -105,6 +121,22 @@ fn nothing_missing(ground: Ground) {
 fn without_its_event_every_write_path_on_ext4_is_missed() {
     if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")]) {
         everything_missing(EXT4, ext4::LEFT_OUT, ext4::NO_OTHER_BYTES);
+    }
+}
+
+#[test]
+fn without_names_from_fanotify_what_needs_them_is_missed() {
+    if needs::met(&[Need::Root, Need::Tracepoints, Need::Program("mkfs.ext4")]) {
+        let (without, missed) = ext4::LEFT_OUT[ext4::LEFT_OUT.len() - 1];
+        assert_eq!(without[0], "inotify/names");
+        let names: BTreeSet<&str> = missed.iter().flat_map(|group| group.iter().copied()).collect();
+        let wrong = run(EXT4_FANOTIFY, &|cell| names.contains(cell.name), 1, false, without);
+        for name in names {
+            assert!(
+                wrong.keys().any(|line| line.starts_with(&format!("{name} (phase"))),
+                "{name}: {wrong:?}"
+            );
+        }
     }
 }
 
@@ -148,6 +180,11 @@ fn everything_missing(ground: Ground, left_out: &[LeftOut], no_other_bytes: &[&s
     assert!(to_miss.is_empty(), "no event is named for {to_miss:?}");
 }
 
+/// The same event from the source of names that is used.
+fn of_names(source: &str, names: &str) -> String {
+    source.replace("inotify/", &format!("{names}/"))
+}
+
 /// A phase of a cell that was made, the point that must have it, and what was there.
 struct Made {
     cell: &'static str,
@@ -181,7 +218,10 @@ fn run(
 
     File::create(volume.join(MARKER)).expect("new");
     let mut receiver = site.receiver();
-    let mut sidecar = site.sidecar(&receiver, &volume).without(without).start();
+    let without: Vec<String> = without.iter().map(|source| of_names(source, ground.names)).collect();
+    let without: Vec<&str> = without.iter().map(String::as_str).collect();
+    let plan = site.sidecar(&receiver, &volume).arg("--names").arg(ground.names);
+    let mut sidecar = plan.without(&without).start();
     settle(&mut sidecar, &volume);
     let points = site.points(&receiver);
     let tracker = points.last().and_then(|point| point["tracker"].as_str()).map(str::to_owned);
