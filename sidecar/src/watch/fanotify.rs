@@ -299,3 +299,15 @@ fn handle_of(fd: BorrowedFd<'_>) -> io::Result<Box<[u8]>> {
     let data = &raw.data[..(raw.bytes as usize).min(raw.data.len())];
     Ok([&raw.bytes.to_ne_bytes(), &raw.kind.to_ne_bytes(), data].concat().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_filesystems_whose_handles_last_are_marked() {
+        // tmpfs and ext4, then overlay, NFS, FUSE and FAT.
+        assert_eq!([0x0102_1994, 0xef53].map(has_lasting_handles), [true; 2]);
+        assert_eq!([0x794c_7630, 0x6969, 0x6573_5546, 0x4d44].map(has_lasting_handles), [false; 4]);
+    }
+}
