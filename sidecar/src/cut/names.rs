@@ -138,10 +138,10 @@ impl Engine {
             return self.capture_excluded(dir, name, found.as_ref(), hint);
         }
         let Some(found) = found.filter(|found| self.replicated(found, dir, name)) else {
-            match before {
-                Some(_) => self.stage.apply(Op::Unlink { dir, name: name.clone() })?,
-                None => self.unresolved(hint),
+            if before.is_some() {
+                self.stage.apply(Op::Unlink { dir, name: name.clone() })?;
             }
+            self.unresolved(hint);
             return Ok(());
         };
         let (id, created) = match self.stage.known(&found) {
@@ -149,6 +149,7 @@ impl Engine {
             None => self.adopt(fd, name)?,
         };
         if before != Some(id) {
+            self.unresolved(hint);
             self.stage.apply(Op::Link { dir, name: name.clone(), id })?;
             if found.file_type() == FileType::Directory {
                 self.drop_former_names(id, dir, name)?;
@@ -175,8 +176,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The content of something changed that can no longer be found by the name it was announced with. If that was one
-    /// of several names of an inode, only its change time tells.
+    /// The content of something changed that may no longer be found by the name it was announced with: the name is gone, or
+    /// has come to mean something else. If it was one of several names of an inode, only its change time tells.
     fn unresolved(&mut self, hint: EntryHint) {
         if hint.content {
             for id in self.stage.hard_linked() {

@@ -45,6 +45,22 @@ fn a_full_inotify_queue_is_named_and_the_next_point_is_right() {
 }
 
 #[test]
+fn a_full_fanotify_queue_is_named_and_the_next_point_is_right() {
+    if needs::met(&[Need::Root]) {
+        let site = Site::new();
+        lost_events_heal(&site, &site.new_dir("mount"), Tracker::Fanotify, |volume| {
+            let limit =
+                fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").expect("fanotify has limits");
+            // Events of one name become one.
+            for name in 0..=limit.trim().parse::<u64>().expect("a number") {
+                let name = volume.join(format!("burst-{name}"));
+                fs::write(&name, "").and_then(|()| fs::remove_file(&name)).expect("writable");
+            }
+        });
+    }
+}
+
+#[test]
 fn where_changes_raise_no_events_they_are_found_by_comparing_and_points_say_fuzzy() {
     let site = Site::new();
     let volume = site.new_dir("volume");
