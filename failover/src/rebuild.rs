@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tidelock_receiver::store::{Store, StoreOptions};
+use tidelock_receiver::{
+    store::{Store, StoreOptions},
+    vault::TenantKeys,
+};
 
 use crate::error::FailoverError;
 
@@ -23,12 +26,12 @@ pub struct RebuildReport {
 }
 
 /// Removes the index and the catalogue of the store in `directory`, which no receiver must be using, and makes them anew from the log.
-/// What is damaged there is left out and reported.
-pub fn rebuild(directory: &Path) -> Result<RebuildReport, FailoverError> {
+/// What is damaged there is left out and reported. Tenants that are encrypted need their keys.
+pub fn rebuild(directory: &Path, keys: TenantKeys) -> Result<RebuildReport, FailoverError> {
     if !directory.join("log").is_dir() {
         return Err(FailoverError::NotAStore(directory.to_owned()));
     }
-    let store = Store::rebuild(directory, StoreOptions::default())?;
+    let store = Store::rebuild(directory, StoreOptions { keys, ..StoreOptions::default() })?;
     let opened = store.opened();
     let volumes = store.volumes();
     Ok(RebuildReport {

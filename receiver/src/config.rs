@@ -2,13 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::retention::Policy;
+use crate::{retention::Policy, vault::TenantKeys};
 
 /// What [`crate::run`] needs. Checked before anything is bound.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The store; created if it is not there.
     pub store: PathBuf,
+    /// Keys of tenants whose data is encrypted in the store.
+    pub keys: TenantKeys,
     /// UDP address for sidecars and operators; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Directory with `tls.crt`, `tls.key` and `ca.crt`.

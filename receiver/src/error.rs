@@ -55,7 +55,10 @@ impl RunError {
             Self::Identity(_) | Self::Listen { .. } | Self::PortFile { .. } => true,
             Self::Open(error) => matches!(
                 error,
-                StoreError::Locked { .. } | StoreError::NotEmpty { .. } | StoreError::Dir { .. }
+                StoreError::Locked { .. }
+                    | StoreError::NotEmpty { .. }
+                    | StoreError::Dir { .. }
+                    | StoreError::Key(_)
             ),
             Self::Transport(error) => matches!(error, TransportError::NotAReceiver(_)),
             Self::Threads(_) | Self::Store(_) | Self::Ended(_) => false,

@@ -17,6 +17,7 @@ mod run;
 mod server;
 pub mod session;
 pub mod store;
+pub mod vault;
 pub mod verify;
 pub mod volume;
 

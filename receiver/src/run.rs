@@ -97,7 +97,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
 async fn open_store(config: &Config) -> Result<Store, RunError> {
     let (dir, begun) = (config.store.clone(), Instant::now());
-    let store = server::blocking(move || Store::open(&dir, StoreOptions::default()));
+    let options = StoreOptions { keys: config.keys.clone(), ..StoreOptions::default() };
+    let store = server::blocking(move || Store::open(&dir, options));
     let store = store.await.map_err(RunError::Open)?;
     let opened = store.opened();
     info!(took = ?begun.elapsed(), torn = opened.torn, rebuilt = opened.rebuilt, replayed = opened.replayed, "store opened");

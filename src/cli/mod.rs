@@ -10,6 +10,7 @@ mod drill;
 pub(crate) mod exit;
 mod failpoint;
 mod find;
+mod keys;
 mod local;
 mod logging;
 mod ls;

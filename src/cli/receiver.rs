@@ -9,6 +9,7 @@ use tidelock_receiver::{
 
 use super::{
     exit::{Failure, USAGE},
+    keys::KeyArgs,
     logging::{self, LogArgs},
     signals,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     port_file: Option<PathBuf>,
     #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -43,6 +46,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     logging::init(&args.log)?;
     let config = Config {
         store: args.store,
+        keys: args.keys.load()?,
         listen: args.listen,
         identity: args.identity,
         http: args.http,

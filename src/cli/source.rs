@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tidelock_failover::Access;
 
-use super::exit::Failure;
+use super::{exit::Failure, keys::KeyArgs};
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Where")]
@@ -18,12 +18,14 @@ pub(crate) struct Source {
     /// Open this store directly, instead of asking a receiver; none may be using it
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 impl Source {
     pub(crate) fn open(&self) -> Result<Access, Failure> {
         let access = match (&self.store, &self.receiver, &self.identity) {
-            (Some(store), ..) => Access::direct(store),
+            (Some(store), ..) => Access::direct_with(store, self.keys.load()?),
             (None, Some(receiver), Some(identity)) => Access::remote(receiver, identity),
             (None, Some(_), None) => {
                 return Err(Failure::usage(

@@ -14,6 +14,7 @@ use tidelock_receiver::{
 
 use super::{
     exit::{DAMAGED, Failure},
+    keys::{self, KeyArgs, KeygenArgs},
     output,
     source::Source,
 };
@@ -30,6 +31,7 @@ enum Command {
     Rebuild(RebuildArgs),
     Plan(PlanArgs),
     Compact(CompactArgs),
+    Keygen(KeygenArgs),
 }
 
 /// Write the log anew with what its points still need, and give the rest of its space back; the receiver must be stopped
@@ -47,6 +49,8 @@ struct CompactArgs {
     /// Confirm the deletion
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -73,6 +77,8 @@ struct RebuildArgs {
     /// The store; no receiver may be using it
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
+    #[command(flatten)]
+    keys: KeyArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -83,6 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Command::Rebuild(args) => run_rebuild(args),
         Command::Plan(args) => run_plan(args),
         Command::Compact(args) => run_compact(args),
+        Command::Keygen(args) => keys::keygen(args),
     }
 }
 
@@ -96,7 +103,8 @@ fn run_compact(args: &CompactArgs) -> Result<(), Failure> {
         thin: args.keep.clone().map(|policy| (policy, now_ns)),
         without: args.delete_volume.clone(),
     };
-    let done = Store::compact(&args.store, StoreOptions::default(), &what)?;
+    let options = StoreOptions { keys: args.keys.load()?, ..StoreOptions::default() };
+    let done = Store::compact(&args.store, options, &what)?;
     if args.json {
         return Ok(output::json(&done)?);
     }
@@ -129,7 +137,7 @@ fn run_plan(args: &PlanArgs) -> Result<(), Failure> {
 
 fn run_rebuild(args: &RebuildArgs) -> Result<(), Failure> {
     let begun = Instant::now();
-    let report = rebuild(&args.store).map_err(Failure::failover)?;
+    let report = rebuild(&args.store, args.keys.load()?).map_err(Failure::failover)?;
     if args.json {
         output::json(&report)?;
     } else {

@@ -8,6 +8,7 @@ use tidelock_receiver::{
     history::{self, Found, Patterns, Query, Usage},
     reconcile::{Chunks, ChunksError},
     store::{Batch, Record, Store, StoreError, StoreOptions},
+    vault::TenantKeys,
     verify::{Event, verify},
 };
 
@@ -28,11 +29,11 @@ pub(super) struct StoreChunks<'a> {
 
 impl Direct {
     /// Refuses what is not a store already: a mistyped directory must not become an empty one.
-    pub(super) fn open(directory: &Path) -> Result<Self, FailoverError> {
+    pub(super) fn open(directory: &Path, keys: TenantKeys) -> Result<Self, FailoverError> {
         if !directory.join("log").is_dir() {
             return Err(FailoverError::NotAStore(directory.to_owned()));
         }
-        Ok(Self(Store::open(directory, StoreOptions::default())?))
+        Ok(Self(Store::open(directory, StoreOptions { keys, ..StoreOptions::default() })?))
     }
 
     #[cfg(test)]

@@ -9,6 +9,8 @@ use tidelock_proto::{Epoch, PointId, Tree, VolumeName, point::Point, wire::messa
 use tidelock_receiver::{
     history::{Found, Usage},
     reconcile::Chunks,
+    store::StoreError,
+    vault::TenantKeys,
 };
 
 use crate::{
@@ -17,6 +19,9 @@ use crate::{
 };
 use direct::Direct;
 use remote::Remote;
+
+/// `Failed.code`: the volume's tenant is encrypted, and its key is not at the receiver.
+const CODE_LOCKED: u32 = 8;
 
 /// What is known of a volume.
 #[derive(Debug, Clone)]
@@ -66,7 +71,12 @@ impl Access {
 
     /// Opens the store in `directory`, which no receiver must be using.
     pub fn direct(directory: &Path) -> Result<Self, FailoverError> {
-        Direct::open(directory).map(|direct| Self(Kind::Direct(direct)))
+        Self::direct_with(directory, TenantKeys::default())
+    }
+
+    /// [`Access::direct`] of a store in which tenants are encrypted with these keys.
+    pub fn direct_with(directory: &Path, keys: TenantKeys) -> Result<Self, FailoverError> {
+        Direct::open(directory, keys).map(|direct| Self(Kind::Direct(direct)))
     }
 
     pub(crate) fn volumes(&self) -> Result<Vec<Volume>, FailoverError> {
@@ -80,7 +90,19 @@ impl Access {
         let all = self.volumes()?;
         let known = || all.iter().map(|volume| volume.name.clone()).collect();
         let found = all.iter().find(|volume| volume.name == *name).cloned();
+        if found.is_none() {
+            self.check_key(name)?;
+        }
         found.ok_or_else(|| FailoverError::NoVolume { volume: name.clone(), known: known() })
+    }
+
+    /// Whether the volume is not there because its tenant is encrypted and its key is not.
+    fn check_key(&self, name: &VolumeName) -> Result<(), FailoverError> {
+        match self.points(name, Some(1)) {
+            Err(error @ FailoverError::Store(StoreError::Key(_))) => Err(error),
+            Err(error @ FailoverError::Failed { code: CODE_LOCKED, .. }) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// All points or the newest of them, oldest first.

@@ -48,7 +48,7 @@ pub fn usage(store: &Store, volume: &VolumeName, point: PointId) -> Result<Usage
 
 /// What all points of a volume take together, old lines among them.
 pub fn usage_of_all(store: &Store, volume: &VolumeName) -> Result<Usage, StoreError> {
-    let info = store.volume(volume).ok_or_else(|| StoreError::NoSuchVolume(volume.clone()))?;
+    let info = store.volume(volume).ok_or_else(|| store.no_volume(volume))?;
     let (mut sum, mut seen, mut failed) = (Usage::default(), HashSet::new(), None);
     let mut points = 0;
     for last in ends(store, volume, info.epoch)? {

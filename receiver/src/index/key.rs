@@ -6,6 +6,8 @@
 //! tag         't' volume 0 epoch u64 seq u64 tag
 //! checkpoint  'k' volume 0 epoch u64 seq u64
 //! retired     'r'                    one entry: the segments that may be gone
+//! encrypted   'e' tenant             a tenant with encrypted records: which key they need
+//! behind      'b' tenant             some of its records were not taken in, because its key was missing
 //! chunk       tenant 0 id            in a table of its own: random keys, point reads
 //! ```
 //! Numbers are big-endian here, so that the order of the bytes is that of the points. Volume names have no zero byte.
@@ -20,6 +22,10 @@ pub(crate) const TAG: u8 = b't';
 pub(crate) const CHECKPOINT: u8 = b'k';
 /// The segments that may be gone: one entry.
 pub(crate) const RETIRED: u8 = b'r';
+/// The space of encrypted tenants.
+pub(crate) const ENCRYPTED: u8 = b'e';
+/// The space of tenants whose records are not all in the index.
+pub(crate) const BEHIND: u8 = b'b';
 /// The space of volumes.
 pub(crate) const VOLUME: u8 = b'v';
 
@@ -31,9 +37,43 @@ pub(crate) fn chunk(tenant: &str, id: &ChunkId) -> Vec<u8> {
     key
 }
 
+/// What keys of a tenant's chunks begin with.
+pub(crate) fn chunks_of(tenant: &str) -> Vec<u8> {
+    [tenant.as_bytes(), &[0]].concat()
+}
+
 /// The id in a key of a chunk.
 pub(crate) fn chunk_id(key: &[u8]) -> Option<ChunkId> {
     ChunkId::from_slice(key.last_chunk::<32>()?)
+}
+
+/// A key of a tenant in one of the spaces [`ENCRYPTED`], [`BEHIND`].
+pub(crate) fn of_tenant(space: u8, tenant: &str) -> Vec<u8> {
+    format!("{}{tenant}", space as char).into_bytes()
+}
+
+/// The tenant that an entry of the catalogue belongs to; `None` of those that say nothing of a volume.
+pub(crate) fn tenant(key: &[u8]) -> Option<&str> {
+    let (space, rest) = key.split_first()?;
+    if ![VOLUME, POINT, TAG, CHECKPOINT].contains(space) {
+        return None;
+    }
+    std::str::from_utf8(rest.split(|byte| *byte == b'/').next()?).ok()
+}
+
+/// Whether the key holds a name behind its point.
+pub(crate) fn is_named(key: &[u8]) -> bool {
+    key.first() == Some(&TAG)
+}
+
+/// The name behind the point of a key.
+pub(crate) fn name(key: &[u8]) -> &[u8] {
+    read_point(key).map_or(&[], |(_, name)| name)
+}
+
+/// The key with another name.
+pub(crate) fn renamed(key: &[u8], other: &[u8]) -> Vec<u8> {
+    [&key[..key.len() - name(key).len()], other].concat()
 }
 
 pub(crate) fn volume(volume: &VolumeName) -> Vec<u8> {

@@ -10,12 +10,18 @@ use crate::limits;
 
 /// What the library said.
 #[derive(Debug, Clone, Error)]
-#[error("index: {0}")]
-pub struct KvError(std::sync::Arc<fjall::Error>);
+pub enum KvError {
+    /// It failed.
+    #[error("index: {0}")]
+    Library(std::sync::Arc<fjall::Error>),
+    /// An entry does not open with its tenant's key.
+    #[error("index: an entry does not open with its tenant's key; `tidelock store rebuild` makes it anew")]
+    Cipher,
+}
 
 impl From<fjall::Error> for KvError {
     fn from(error: fjall::Error) -> Self {
-        Self(std::sync::Arc::new(error))
+        Self::Library(std::sync::Arc::new(error))
     }
 }
 

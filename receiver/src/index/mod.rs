@@ -10,6 +10,7 @@
 //! from its mark. Nothing of this is on the way of an acknowledgement unless the library falls behind by
 //! [`limits::INDEX_RECENT_ENTRIES`]; then the writer waits, which bounds memory.
 
+mod cover;
 pub(crate) mod key;
 mod kv;
 
@@ -17,11 +18,16 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use cover::Cover;
 use kv::Kv;
 pub use kv::KvError;
 pub(crate) use kv::Pair;
 
-use crate::{limits, log::Mark};
+use crate::{
+    limits,
+    log::Mark,
+    vault::{KeyId, Vault},
+};
 
 /// The index's two tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,9 +63,18 @@ struct Recent {
     covered: Option<Mark>,
 }
 
+/// What the index knows of encrypted tenants.
+pub(crate) struct Encrypted {
+    /// Those with encrypted records, and which key these need.
+    pub(crate) tenants: Vec<(String, KeyId)>,
+    /// Those of which some records were not taken in.
+    pub(crate) behind: Vec<String>,
+}
+
 /// See the module.
 pub(crate) struct Index {
     kv: Kv,
+    cover: Cover,
     store: [u8; 16],
     recent: RwLock<Recent>,
     flush: Mutex<Flush>,
@@ -89,6 +104,7 @@ impl Index {
         dir: &Path,
         store: [u8; 16],
         cache_bytes: u64,
+        vault: &Arc<Vault>,
     ) -> Result<(Self, Option<Mark>), KvError> {
         let opened = Kv::open(dir, cache_bytes).and_then(|kv| {
             let mark = kv.get(Table::Catalogue, MARK_KEY)?;
@@ -100,41 +116,47 @@ impl Index {
             Ok((kv, _, false)) => {
                 tracing::warn!("index lost a part of itself; rebuilding it from the log");
                 drop(kv);
-                return Ok((Self::create(dir, store, cache_bytes)?, None));
+                return Ok((Self::create(dir, store, cache_bytes, vault)?, None));
             }
             Ok((kv, mark, true)) => Ok((kv, mark)),
             Err(error) => Err(error),
         };
         match opened {
-            Ok((kv, None)) => Ok((Self::new(kv, store), None)),
+            Ok((kv, None)) => Ok((Self::new(kv, store, vault), None)),
             Ok((kv, Some(bytes))) => match decode_mark(&bytes, store) {
-                Some(mark) => Ok((Self::new(kv, store), Some(mark))),
+                Some(mark) => Ok((Self::new(kv, store, vault), Some(mark))),
                 None => {
                     drop(kv);
-                    Ok((Self::create(dir, store, cache_bytes)?, None))
+                    Ok((Self::create(dir, store, cache_bytes, vault)?, None))
                 }
             },
             Err(error) => {
                 tracing::warn!(%error, "index is not usable; rebuilding it from the log");
-                Ok((Self::create(dir, store, cache_bytes)?, None))
+                Ok((Self::create(dir, store, cache_bytes, vault)?, None))
             }
         }
     }
 
     /// Removes whatever is in `dir` and begins anew.
-    pub(crate) fn create(dir: &Path, store: [u8; 16], cache_bytes: u64) -> Result<Self, KvError> {
+    pub(crate) fn create(
+        dir: &Path,
+        store: [u8; 16],
+        cache_bytes: u64,
+        vault: &Arc<Vault>,
+    ) -> Result<Self, KvError> {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(fjall::Error::Io(error).into());
             }
             _ => {}
         }
-        Ok(Self::new(Kv::open(dir, cache_bytes)?, store))
+        Ok(Self::new(Kv::open(dir, cache_bytes)?, store, vault))
     }
 
-    fn new(kv: Kv, store: [u8; 16]) -> Self {
+    fn new(kv: Kv, store: [u8; 16], vault: &Arc<Vault>) -> Self {
         Self {
             kv,
+            cover: Cover(vault.clone()),
             store,
             recent: RwLock::default(),
             flush: Mutex::default(),
@@ -152,7 +174,22 @@ impl Index {
                 return Ok(value.clone());
             }
         }
-        self.kv.get(table, key)
+        if self.cover.is_idle() {
+            return self.kv.get(table, key);
+        }
+        let key = self.cover.key(table, key);
+        let Some(value) = self.kv.get(table, &key)? else { return Ok(None) };
+        Ok(self.cover.inward(table, (key, value))?.map(|(_, value)| value))
+    }
+
+    /// What it knows of encrypted tenants, without their keys.
+    pub(crate) fn encrypted(&self) -> Result<Encrypted, KvError> {
+        let tenant = |key: &[u8]| String::from_utf8_lossy(&key[1..]).into_owned();
+        let space = |space: u8| self.kv.range(Table::Catalogue, &[space], &[space + 1], false, usize::MAX);
+        let (encrypted, behind) = (space(key::ENCRYPTED)?, space(key::BEHIND)?);
+        let read = |(key, value): &Pair| Some((tenant(key), *value.first_chunk()?));
+        let behind = behind.iter().map(|(key, _)| tenant(key)).collect();
+        Ok(Encrypted { tenants: encrypted.iter().filter_map(read).collect(), behind })
     }
 
     /// At most `limit` pairs of the catalogue with `first <= key < end`, in order; if `newest`, the last ones, from the last.
@@ -201,8 +238,10 @@ impl Index {
             }
             limit
         };
-        for (key, value) in self.kv.range(table, first, end, newest, limit)? {
-            merged.entry(key).or_insert(Some(value));
+        for pair in self.kv.range(table, first, end, newest, limit)? {
+            if let Some((key, value)) = self.cover.inward(table, pair)? {
+                merged.entry(key).or_insert(Some(value));
+            }
         }
         let there = merged.into_iter().filter_map(|(key, value)| Some((key, value?)));
         Ok(if newest { there.rev().take(wanted).collect() } else { there.take(wanted).collect() })
@@ -233,6 +272,7 @@ impl Index {
 
     /// Takes in what was read back from the log, at once. `mark` says that this was the end of it.
     pub(crate) fn load(&self, puts: Vec<Put>, mark: Option<Mark>) -> Result<(), KvError> {
+        let puts: Vec<Put> = puts.into_iter().map(|put| self.cover.outward(put)).collect();
         self.kv.write(puts.iter().map(|put| (put.table, &put.key, &put.value)))?;
         if mark.is_some() {
             let mut recent = self.recent.write();
@@ -305,7 +345,15 @@ impl Index {
             recent.flushing = Arc::new(std::mem::take(&mut recent.active));
             (recent.flushing.clone(), mark)
         };
-        self.kv.write(entries.iter().map(|((table, key), value)| (*table, key, value)))?;
+        if self.cover.is_idle() {
+            self.kv.write(entries.iter().map(|((table, key), value)| (*table, key, value)))?;
+        } else {
+            let put = |((table, key), value): (&(Table, Vec<u8>), &Option<Vec<u8>>)| {
+                self.cover.outward(Put { table: *table, key: key.clone(), value: value.clone() })
+            };
+            let puts: Vec<Put> = entries.iter().map(put).collect();
+            self.kv.write(puts.iter().map(|put| (put.table, &put.key, &put.value)))?;
+        }
         let mut recent = self.recent.write();
         recent.flushing = Arc::default();
         recent.removals = recent.active.values().filter(|value| value.is_none()).count();

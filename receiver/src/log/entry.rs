@@ -312,7 +312,7 @@ pub struct TagBody {
 /// What a record says to the index and the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact {
-    /// A chunk is here.
+    /// A chunk is here. In what is handed to the catalogue the id is blinded.
     Chunk { tenant: String, id: ChunkId, len: u32 },
     /// A point is sealed here.
     Commit { volume: VolumeName, point: Point, ops_bytes: u64 },
@@ -349,6 +349,14 @@ impl Fact {
             | Self::Epoch { volume, .. }
             | Self::Tag { volume, .. } => Some(volume),
             Self::Chunk { .. } | Self::Ops | Self::Retired(_) => None,
+        }
+    }
+
+    /// The tenant it is about.
+    pub fn tenant(&self) -> Option<&str> {
+        match self {
+            Self::Chunk { tenant, .. } => Some(tenant),
+            other => other.volume().map(VolumeName::tenant),
         }
     }
 

@@ -6,13 +6,14 @@
 //! header    0 "TIDELOG\n" │ 8 version u32 │ 12 segment u32 │ 16 store id, 16 bytes │ 32 first record u64
 //!          40 salt u64 │ 48 crc32c of 0..48
 //!
-//! record    0 salt u64 │ 8 number u64 │ 16 durable u64 │ 24 body length u32 │ 28 kind u8 │ 29 flags u8 = 0
+//! record    0 salt u64 │ 8 number u64 │ 16 durable u64 │ 24 body length u32 │ 28 kind u8 │ 29 flags u8
 //!          30 zero u16 │ 32 crc32c of 0..32 │ 36 crc32c of the body │ 40 body │ zeros to a multiple of 8
 //! ```
 //! All numbers are little-endian. `number` counts the records of the store without gaps. `durable` is the number of the
 //! last record that was known to be on disk when this one was written: it is what tells a torn tail from damage (see
 //! [`super::scan`]). The salt is random for every segment and never leaves the receiver: after damage the scan looks for
-//! the next record, and a peer that puts the image of a record into a chunk must not have it taken for one.
+//! the next record, and a peer that puts the image of a record into a chunk must not have it taken for one. The one flag, 1, says that the
+//! body is encrypted with its tenant's key ([`crate::vault`]).
 //!
 //! Two checksums, because they answer two questions: whether the length can be trusted, so that damage in one body (most
 //! bytes are bodies) costs exactly one record; and whether the body is whole. CRC-32C is enough for both: what would be
@@ -25,7 +26,8 @@ use crate::limits;
 /// - 1: the first.
 /// - 2: points are dropped, and those that stay merged with them.
 /// - 3: segments are retired, and what is needed of them is written again.
-pub const LOG_VERSION: u32 = 3;
+/// - 4: records may be encrypted, and points may be held.
+pub const LOG_VERSION: u32 = 4;
 /// Length of a record's header, in bytes.
 pub const RECORD_HEADER_BYTES: usize = 40;
 /// Where the first record of a segment is.
@@ -34,6 +36,8 @@ pub const RECORDS_START: u64 = 1024;
 const MAGIC: &[u8; 8] = b"TIDELOG\n";
 const HEADER_BYTES: usize = 52;
 const SECOND_HEADER: usize = 512;
+/// The flag of an encrypted body.
+const ENCRYPTED: u8 = 1;
 
 /// What a segment says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +100,8 @@ pub struct Frame {
     pub body_len: u32,
     /// What the body is.
     pub kind: u8,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     body_crc: u32,
 }
 
@@ -105,7 +111,12 @@ impl Frame {
         let len: usize = body.iter().map(|part| part.len()).sum();
         assert!(len <= limits::RECORD_MAX_BYTES, "a record is split before it reaches its limit");
         let body_crc = body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
-        Self { number, durable, body_len: len as u32, kind, body_crc }
+        Self { number, durable, body_len: len as u32, kind, encrypted: false, body_crc }
+    }
+
+    /// Says that the body is encrypted.
+    pub fn encrypted(self) -> Self {
+        Self { encrypted: true, ..self }
     }
 
     /// The header's bytes.
@@ -116,6 +127,7 @@ impl Frame {
         bytes[16..24].copy_from_slice(&self.durable.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.body_len.to_le_bytes());
         bytes[28] = self.kind;
+        bytes[29] = if self.encrypted { ENCRYPTED } else { 0 };
         let crc = crc32c::crc32c(&bytes[..32]);
         bytes[32..36].copy_from_slice(&crc.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.body_crc.to_le_bytes());
@@ -131,6 +143,7 @@ impl Frame {
             durable: u64_at(bytes, 16),
             body_len: u32_at(bytes, 24),
             kind: bytes[28],
+            encrypted: bytes[29] & ENCRYPTED != 0,
             body_crc: u32_at(bytes, 36),
         };
         (whole && frame.body_len as usize <= limits::RECORD_MAX_BYTES).then_some(frame)

@@ -17,6 +17,8 @@ use std::{fmt, io, sync::Arc};
 
 use thiserror::Error;
 
+use crate::vault::KeyError;
+
 /// Where a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -71,6 +73,9 @@ pub enum DamageKind {
         /// The last of them.
         last: u64,
     },
+    /// A record is as it was written by somebody, and does not open with its tenant's key.
+    #[error("record {0} does not open with its tenant's key")]
+    Cipher(u64),
     /// A record is intact and says something that cannot be.
     #[error("record {0} does not make sense")]
     Nonsense(u64),
@@ -117,6 +122,9 @@ pub enum LogError {
         /// Bytes that have to be left.
         wanted: u64,
     },
+    /// It is encrypted, and the key is not the right one.
+    #[error(transparent)]
+    Key(KeyError),
     /// What should be there is not.
     #[error(transparent)]
     Damaged(#[from] Damage),

@@ -12,11 +12,15 @@ use super::{
     entry::Kind,
     frame::{Frame, RECORD_HEADER_BYTES, RECORDS_START, SegmentHeader},
 };
-use crate::limits;
+use crate::{
+    limits,
+    vault::{Unopened, Vault},
+};
 
 /// Reads records from anywhere in the log, from many threads.
 pub struct LogReader {
     disk: Arc<dyn Disk>,
+    vault: Arc<Vault>,
     open: Mutex<LruCache<u32, OpenSegment>>,
 }
 
@@ -27,10 +31,10 @@ struct OpenSegment {
 }
 
 impl LogReader {
-    /// A reader that has nothing open yet.
-    pub fn new(disk: Arc<dyn Disk>) -> Self {
+    /// A reader that has nothing open yet. Encrypted records are opened by the vault.
+    pub(crate) fn new(disk: Arc<dyn Disk>, vault: Arc<Vault>) -> Self {
         let open = NonZeroUsize::new(limits::OPEN_SEGMENTS).expect("the limit is not zero");
-        Self { disk, open: Mutex::new(LruCache::new(open)) }
+        Self { disk, vault, open: Mutex::new(LruCache::new(open)) }
     }
 
     /// The disk that it reads.
@@ -38,8 +42,26 @@ impl LogReader {
         &*self.disk
     }
 
-    /// The body of the record at `place`, which must be of this kind.
+    /// The body of the record at `place`, which must be of this kind, as it was before it was encrypted.
     pub fn read(&self, place: Place, kind: Kind) -> Result<Bytes, LogError> {
+        let (frame, body) = self.read_record(place, kind)?;
+        if !frame.encrypted {
+            return Ok(body);
+        }
+        self.vault.open(frame.kind, frame.number, body).map_err(|error| match error {
+            Unopened::Key(error, _) => LogError::Key(error),
+            Unopened::Damaged(what) => {
+                Damage { segment: place.segment, offset: u64::from(place.offset), what }.into()
+            }
+        })
+    }
+
+    /// Whether a record of this kind is at `place` as it was written.
+    pub fn is_intact(&self, place: Place, kind: Kind) -> bool {
+        self.read_record(place, kind).is_ok()
+    }
+
+    fn read_record(&self, place: Place, kind: Kind) -> Result<(Frame, Bytes), LogError> {
         let damage = |what| Damage { segment: place.segment, offset: u64::from(place.offset), what };
         let segment = self.segment(place.segment)?;
         let mut bytes = vec![0; RECORD_HEADER_BYTES + place.len as usize];
@@ -53,7 +75,11 @@ impl LogReader {
             .filter(|frame| frame.kind == kind as u8 && frame.body_len == place.len)
             .ok_or(damage(DamageKind::NotThere))?;
         let body = Bytes::from(bytes).slice(RECORD_HEADER_BYTES..);
-        if frame.covers(&body) { Ok(body) } else { Err(damage(DamageKind::Body(frame.number)).into()) }
+        if frame.covers(&body) {
+            Ok((frame, body))
+        } else {
+            Err(damage(DamageKind::Body(frame.number)).into())
+        }
     }
 
     /// Lets go of a segment that is about to be removed, so that its space comes back.

@@ -43,7 +43,9 @@ pub struct Found {
     pub number: u64,
     /// The tag of its kind.
     pub kind: u8,
-    /// Its body.
+    /// Whether its body is encrypted.
+    pub encrypted: bool,
+    /// Its body, as it is in the log.
     pub body: Bytes,
 }
 
@@ -275,7 +277,8 @@ impl<'a> Scan<'a> {
                     if frame.kind == Kind::Retired as u8 {
                         self.retired = RetiredBody::decode(body.clone()).unwrap_or_default();
                     }
-                    (self.visit)(Found { place, number, kind: frame.kind, body });
+                    let Frame { kind, encrypted, .. } = frame;
+                    (self.visit)(Found { place, number, kind, encrypted, body });
                     at += frame.stride();
                     self.out.end.number = number;
                     continue;

@@ -18,7 +18,10 @@ use super::{
     entry::Kind,
     frame::{Frame, LOG_VERSION, RECORDS_START, SegmentHeader, stride},
 };
-use crate::limits;
+use crate::{
+    limits,
+    vault::{Cipher, Context},
+};
 
 /// What does not change while a log is open.
 #[derive(Debug, Clone, Copy)]
@@ -117,11 +120,23 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Appends a record whose body is given in parts. It is durable after the next [`LogWriter::sync`].
-    pub fn append(&mut self, kind: Kind, body: &[&[u8]]) -> Result<Place, LogError> {
+    /// Appends a record whose body is given in parts, encrypted if there is a cipher. It is durable after the next [`LogWriter::sync`].
+    pub(crate) fn append(
+        &mut self,
+        cipher: Option<&Cipher>,
+        kind: Kind,
+        body: &[&[u8]],
+    ) -> Result<Place, LogError> {
+        let Some(cipher) = cipher else { return self.append_frame(kind, body, false) };
+        let context = Context { store: self.options.store, number: self.number + 1, kind: kind as u8 };
+        self.append_frame(kind, &[&cipher.encrypt(context, body)], true)
+    }
+
+    fn append_frame(&mut self, kind: Kind, body: &[&[u8]], encrypted: bool) -> Result<Place, LogError> {
         let len: usize = body.iter().map(|part| part.len()).sum();
         self.make_room(stride(len))?;
         let frame = Frame::of(self.number + 1, self.durable, kind as u8, body);
+        let frame = if encrypted { frame.encrypted() } else { frame };
         let open = self.open.as_mut().expect("there is room");
         let place = Place { segment: self.segment, offset: offset_32(open.at), len: frame.body_len };
         let end = open.buffer.len() + frame.stride() as usize;

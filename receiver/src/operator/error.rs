@@ -43,6 +43,7 @@ impl OperatorError {
             Self::Epoch { .. } => 5,
             Self::Store(error) => match error {
                 StoreError::Full { .. } => 7,
+                StoreError::Key(_) => 8,
                 StoreError::Limit(_) | StoreError::VolumeExists(_) | StoreError::OtherTenant(..) => 1,
                 StoreError::NoSuchVolume(_) => 3,
                 StoreError::NoSuchPoint(..) => 4,

@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{OperatorError, Replies};
 use crate::{
     server::Context,
-    store::{Store, StoreError, VolumeInfo},
+    store::{Store, VolumeInfo},
 };
 
 pub(super) async fn answer(
@@ -62,7 +62,7 @@ async fn promote(
 }
 
 fn check(store: &Store, volume: &VolumeName, expected: Epoch) -> Result<VolumeInfo, OperatorError> {
-    let info = store.volume(volume).ok_or_else(|| StoreError::NoSuchVolume(volume.clone()))?;
+    let info = store.volume(volume).ok_or_else(|| store.no_volume(volume))?;
     if info.epoch == expected {
         Ok(info)
     } else {

@@ -102,7 +102,7 @@ pub(super) async fn chunks(
 ) -> Result<(), OperatorError> {
     let ids = decode_ids(ids, limits::CHUNKS_PER_REQUEST)?;
     if context.store.volume(&volume).is_none() {
-        return Err(StoreError::NoSuchVolume(volume).into());
+        return Err(context.store.no_volume(&volume).into());
     }
     for group in ids.chunks(limits::CHUNKS_PER_READ) {
         let (store, tenant, group) = (context.store.clone(), volume.tenant().to_owned(), group.to_vec());

@@ -10,7 +10,6 @@ use super::{OperatorError, Replies};
 use crate::{
     limits,
     server::{Context, blocking},
-    store::StoreError,
     verify::{Event, verify},
 };
 
@@ -21,7 +20,7 @@ pub(super) async fn answer(
     replies: &mut Replies,
 ) -> Result<(), OperatorError> {
     if let Some(volume) = volume.as_ref().filter(|volume| context.store.volume(volume).is_none()) {
-        return Err(StoreError::NoSuchVolume(volume.clone()).into());
+        return Err(context.store.no_volume(volume).into());
     }
     let _turn = context.verifications.acquire().await.ok();
     info!(%peer, "verification begins");

@@ -18,6 +18,7 @@ use super::Context;
 use crate::{
     session::{Session, Start},
     store::{Store, StoreError, VolumeInfo},
+    vault::KeyError,
     volume::{Interruption, Parked, Seat, Writer},
 };
 
@@ -47,6 +48,8 @@ pub(super) enum Refusal {
     Superseded { reconnected: bool },
     #[error("{0}")]
     Full(StoreError),
+    #[error("locked: {0}")]
+    Locked(KeyError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the receiver is shutting down")]
@@ -74,7 +77,7 @@ impl Refusal {
                 let reason = "the receiver's store failed: see the receiver's log".to_owned();
                 Some(ToSidecarKind::Denied(Denied { reason, retry: true }))
             }
-            Self::Closing | Self::Full(_) => denied(true),
+            Self::Closing | Self::Full(_) | Self::Locked(_) => denied(true),
             _ => denied(false),
         }
     }
@@ -103,6 +106,7 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
     let epoch = Epoch(hello.epoch);
     // Before anybody is disturbed; the epoch that counts is looked at again below.
     check_epoch(context.store.volume(volume).as_ref(), volume, hello)?;
+    context.store.check_key(volume.tenant()).map_err(Refusal::Locked)?;
     if let Some(full) = context.store.full() {
         return Err(Refusal::Full(full));
     }

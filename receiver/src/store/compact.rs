@@ -37,6 +37,7 @@ use crate::{
         writer::{LogOptions, LogWriter},
     },
     retention::Policy,
+    vault::Cipher,
     verify,
 };
 
@@ -74,6 +75,7 @@ impl Store {
     ) -> Result<Compacted, StoreError> {
         let new = dir.join(NEW);
         let store = Self::open(dir, options.clone())?;
+        store.check_keys()?;
         whole(&store, "the store")?;
         if let Some(name) = what.without.as_ref().filter(|name| store.volume(name).is_none()) {
             return Err(StoreError::NoSuchVolume(name.clone()));
@@ -257,7 +259,8 @@ impl<'a> Copy<'a> {
         }
         body.parts.clear();
         for part in &parts {
-            body.parts.push(self.log.append(Kind::Ops, &[part])?.into());
+            let cipher = self.cipher();
+            body.parts.push(self.log.append(cipher.as_deref(), Kind::Ops, &[part])?.into());
         }
         body.on = step.on.map(wire::point_id_to_wire);
         self.append(Kind::Merged, &body)?;
@@ -288,12 +291,19 @@ impl<'a> Copy<'a> {
             len: stored.len,
             payload: stored.payload,
         };
-        self.log.append(Kind::Chunk, &[&entry.encode_head(), &entry.payload])?;
+        let cipher = self.cipher();
+        self.log.append(cipher.as_deref(), Kind::Chunk, &[&entry.encode_head(), &entry.payload])?;
         Ok(())
     }
 
     fn append(&mut self, kind: Kind, body: &impl Message) -> Result<(), StoreError> {
-        self.log.append(kind, &[&body.encode_to_vec()])?;
+        let cipher = self.cipher();
+        self.log.append(cipher.as_deref(), kind, &[&body.encode_to_vec()])?;
         Ok(())
+    }
+
+    /// Of the tenant whose volume is being copied.
+    fn cipher(&self) -> Option<Arc<Cipher>> {
+        self.store.vault().cipher(&self.tenant)
     }
 }

@@ -10,6 +10,7 @@ use tidelock_proto::{
 use crate::{
     index::KvError,
     log::{Damage, LogError},
+    vault::KeyError,
 };
 
 /// Why a store does not do what it was asked. Cheap to clone: one failed `fdatasync` is told to everybody who waited for it.
@@ -47,6 +48,9 @@ pub enum StoreError {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// A tenant is encrypted and its key is missing or wrong, or the other way round.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The log said no.
     #[error("log: {0}")]
     Log(#[source] LogError),
@@ -170,6 +174,7 @@ impl From<LogError> for StoreError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Full { available, wanted } => Self::Full { available, wanted },
+            LogError::Key(error) => Self::Key(error),
             error => Self::Log(error),
         }
     }

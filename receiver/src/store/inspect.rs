@@ -12,6 +12,7 @@ use crate::{
         frame::RECORD_HEADER_BYTES,
         scan::{Bound, Found, Outcome, scan_until},
     },
+    vault::Vault,
 };
 
 /// A point of the index, with where its operations are; without it if its entry cannot be read.
@@ -26,6 +27,11 @@ impl Store {
     /// Whether any segments were retired.
     pub(crate) fn has_retired(&self) -> Result<bool, StoreError> {
         Ok(!self.shared().retired()?.runs.is_empty())
+    }
+
+    /// The keys of this store.
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.shared().vault
     }
 
     /// Up to where the log is durable now; `None` if there is none.
@@ -57,13 +63,13 @@ impl Store {
 
     /// Where the index says a chunk is.
     pub(crate) fn chunk_place(&self, tenant: &str, id: &ChunkId) -> Result<Option<Place>, StoreError> {
-        let value = self.shared().index.get(Table::Chunks, &key::chunk(tenant, id))?;
+        let value = self.shared().index.get(Table::Chunks, &self.shared().chunk_key(tenant, id))?;
         Ok(value.and_then(|value| decode_place(&value)))
     }
 
     /// The length of a chunk's content, and of its record in the log, in bytes, as the index has them.
     pub(crate) fn chunk_size(&self, tenant: &str, id: &ChunkId) -> Result<Option<(u64, u64)>, StoreError> {
-        let value = self.shared().index.get(Table::Chunks, &key::chunk(tenant, id))?;
+        let value = self.shared().index.get(Table::Chunks, &self.shared().chunk_key(tenant, id))?;
         let size = |value: Vec<u8>| {
             let stored = RECORD_HEADER_BYTES as u64 + u64::from(decode_place(&value)?.len);
             Some((u64::from(decode_content_len(&value)?), stored))
@@ -92,7 +98,7 @@ impl Store {
 
     /// Whether an intact record of this kind is at a place.
     pub(crate) fn is_intact(&self, place: Place, kind: Kind) -> bool {
-        self.shared().log.read(place, kind).is_ok()
+        self.shared().log.is_intact(place, kind)
     }
 
     /// At most `limit` points from `first` on, oldest first, with the places of their commits.
@@ -148,8 +154,11 @@ impl Store {
     pub(super) fn misplace_chunk(&self, tenant: &str, id: ChunkId, place: Place) {
         use prost::Message;
         let value = crate::log::entry::PlaceMessage::from(place).encode_to_vec();
-        let put =
-            crate::index::Put { table: Table::Chunks, key: key::chunk(tenant, &id), value: Some(value) };
+        let put = crate::index::Put {
+            table: Table::Chunks,
+            key: self.shared().chunk_key(tenant, &id),
+            value: Some(value),
+        };
         let mark = self.durable_mark().expect("something was written");
         self.shared().index.put(vec![put], mark).expect("the index takes it");
     }

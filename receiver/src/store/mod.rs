@@ -60,6 +60,7 @@ use crate::{
     index::{Index, Table, key},
     limits,
     log::{Damage, reader::LogReader},
+    vault::{KeyError, TenantKeys, Vault},
 };
 
 /// How a store is opened.
@@ -73,6 +74,8 @@ pub struct StoreOptions {
     pub reserve_bytes: u64,
     /// Bytes that may be queued or being written; beyond it [`Store::append`] waits.
     pub queue_bytes: usize,
+    /// Keys of tenants whose data is encrypted.
+    pub keys: TenantKeys,
 }
 
 impl Default for StoreOptions {
@@ -82,6 +85,7 @@ impl Default for StoreOptions {
             index_cache_bytes: limits::INDEX_CACHE_BYTES,
             reserve_bytes: limits::STORE_RESERVE_BYTES,
             queue_bytes: limits::QUEUE_BYTES,
+            keys: TenantKeys::default(),
         }
     }
 }
@@ -116,6 +120,7 @@ struct Inner {
 
 /// What the store's threads and its callers share.
 struct Shared {
+    vault: Arc<Vault>,
     inbox: inbox::Inbox,
     index: Index,
     log: LogReader,
@@ -201,6 +206,21 @@ impl Store {
         self.shared().points(volume, first, PointId::new(Epoch(u64::MAX), Seq(u64::MAX)), false, limit)
     }
 
+    /// Why there is no such volume: because its tenant is locked, or because there is none.
+    pub fn no_volume(&self, volume: &VolumeName) -> StoreError {
+        self.shared().no_volume(volume)
+    }
+
+    /// Whether a tenant's data is encrypted and its key is not here.
+    pub fn check_key(&self, tenant: &str) -> Result<(), KeyError> {
+        self.shared().vault.check(tenant)
+    }
+
+    /// Tenants whose data is encrypted and whose keys are not here: nothing of them is offered or taken.
+    pub fn locked_tenants(&self) -> Vec<String> {
+        self.shared().vault.locked()
+    }
+
     /// One point, with its tags.
     pub fn point(&self, volume: &VolumeName, id: PointId) -> Result<Point, StoreError> {
         let (_, mut point) = self.shared().point(volume, id)?;
@@ -216,7 +236,7 @@ impl Store {
 
     /// Whether a chunk of this tenant is durable.
     pub fn has_chunk(&self, tenant: &str, id: ChunkId) -> Result<bool, StoreError> {
-        Ok(self.shared().index.get(Table::Chunks, &key::chunk(tenant, &id))?.is_some())
+        Ok(self.shared().index.get(Table::Chunks, &self.shared().chunk_key(tenant, &id))?.is_some())
     }
 
     /// Whether a chunk of this tenant is durable, or will be before anything that is appended from now on. This is the
@@ -337,17 +357,29 @@ impl Shared {
         if self.stopping.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
     }
 
+    /// A chunk's key in the index.
+    fn chunk_key(&self, tenant: &str, id: &ChunkId) -> Vec<u8> {
+        key::chunk(tenant, &self.vault.blind(tenant, id))
+    }
+
+    /// Why there is no such volume.
+    fn no_volume(&self, volume: &VolumeName) -> StoreError {
+        match self.vault.check(volume.tenant()) {
+            Err(error) => error.into(),
+            Ok(()) => StoreError::NoSuchVolume(volume.clone()),
+        }
+    }
+
     fn has_chunk_or_pending(&self, tenant: &str, id: ChunkId) -> Result<bool, StoreError> {
         Ok(self.chunk_len_or_pending(tenant, id)?.is_some())
     }
 
     fn chunk_len_or_pending(&self, tenant: &str, id: ChunkId) -> Result<Option<u32>, StoreError> {
-        let key = key::chunk(tenant, &id);
-        // In this order: a chunk is in the index before it stops being pending.
-        if let Some(len) = self.inbox.pending_len(&key) {
+        // In this order: a chunk is in the index before it stops being pending. In memory its id is plain.
+        if let Some(len) = self.inbox.pending_len(&key::chunk(tenant, &id)) {
             return Ok(Some(len));
         }
-        let value = self.index.get(Table::Chunks, &key)?;
+        let value = self.index.get(Table::Chunks, &self.chunk_key(tenant, &id))?;
         let leaving =
             |value: &Vec<u8>| decode_place(value).is_some_and(|place| self.owed.is_leaving(place.segment));
         Ok(value.filter(|value| !leaving(value)).and_then(|value| decode_content_len(&value)))

@@ -8,7 +8,7 @@
 //!
 //! Step 4 comes before 5 because after a crash of the process alone, records may be readable that are not on disk yet.
 
-use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+use std::{collections::BTreeSet, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use parking_lot::RwLock;
 use tidelock_proto::{PointId, point::Point};
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{
     catalogue::{Catalogue, Known, decode_point},
-    index::{Index, Put, Table, key},
+    index::{Encrypted, Index, Put, Table, key},
     limits,
     log::{
-        Damage, DamageKind, LogError, Mark,
+        Damage, LogError, Mark,
         disk::{DirDisk, Disk},
         entry::Fact,
         frame::{RECORDS_START, SegmentHeader},
@@ -31,6 +31,7 @@ use crate::{
         scan::{Found, Outcome, scan},
         writer::{LogOptions, LogWriter},
     },
+    vault::{KeyError, KeyId, Unopened, Vault},
 };
 
 pub(super) fn open(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
@@ -100,7 +101,9 @@ pub(super) fn open_on(
     let store = store_id(&*disk)?.unwrap_or_else(rand::random);
     let cache_bytes = options.index_cache_bytes;
     let index_dir = dir.join("index");
-    let (mut index, mut mark) = Index::open(&index_dir, store, cache_bytes)?;
+    let vault = Arc::new(Vault::new(store, options.keys.clone()));
+    let (mut index, mut mark) = Index::open(&index_dir, store, cache_bytes, &vault)?;
+    let behind = learn(&index, &vault)?;
     let mut opened = Opened::default();
     // A log that ends before the index does has lost something; what is left is read as a whole.
     let mut known = match known_durable(&index, mark) {
@@ -108,7 +111,7 @@ pub(super) fn open_on(
         Ok(None) | Err(StoreError::Index(_)) => {
             tracing::warn!("index is not readable; rebuilding it from the log");
             drop(index);
-            index = Index::create(&index_dir, store, cache_bytes)?;
+            index = Index::create(&index_dir, store, cache_bytes, &vault)?;
             mark = None;
             0
         }
@@ -117,7 +120,13 @@ pub(super) fn open_on(
     if let Some(found) = mark.filter(|mark| !reaches(&*disk, *mark)) {
         tracing::error!(segment = found.segment, "log ends before the index does");
         drop(index);
-        index = Index::create(&index_dir, store, cache_bytes)?;
+        index = Index::create(&index_dir, store, cache_bytes, &vault)?;
+        mark = None;
+    }
+    if behind {
+        tracing::info!("a key that was missing is here; rebuilding the index from the log");
+        drop(index);
+        index = Index::create(&index_dir, store, cache_bytes, &vault)?;
         mark = None;
     }
     let volumes = match mark {
@@ -126,14 +135,18 @@ pub(super) fn open_on(
     };
     let mut replay = Replay {
         index: &index,
+        vault: &vault,
         volumes: volumes.unwrap_or_default(),
         puts: Vec::new(),
         nonsense: Vec::new(),
         records: 0,
+        noted: BTreeSet::new(),
+        behind: BTreeSet::new(),
         failed: None,
     };
     known = known.max(mark.map_or(0, |mark| mark.number));
     let outcome = scan(&*disk, store, mark, known, &mut |found| replay.handle(&found))?;
+    replay.check()?;
     let writer = resume(&disk, store, &options, &outcome)?;
     replay.finish(writer.mark())?;
     opened.torn = outcome.torn || outcome.unborn.is_some();
@@ -146,7 +159,22 @@ pub(super) fn open_on(
         tracing::error!(%damage, "log is damaged");
     }
     let volumes = replay.volumes;
-    Ok(start(disk, index, volumes, writer, options, opened, lock))
+    for tenant in vault.locked() {
+        tracing::error!(
+            tenant,
+            "tenant is encrypted and its key was not given; its volumes are neither offered nor taken"
+        );
+    }
+    Ok(start(disk, vault, index, volumes, writer, options, opened, lock))
+}
+
+/// Tells the vault which tenants are encrypted, as far as the index knows. Whether it lacks records of one whose key is here by now.
+fn learn(index: &Index, vault: &Vault) -> Result<bool, StoreError> {
+    let Ok(Encrypted { tenants, behind }) = index.encrypted() else { return Ok(false) };
+    for (tenant, id) in tenants {
+        vault.learn(&tenant, id)?;
+    }
+    Ok(behind.iter().any(|tenant| vault.cipher(tenant).is_some()))
 }
 
 /// The number of the newest record that the index has heard of; `None` if it makes no sense. It hears only of durable ones.
@@ -194,8 +222,10 @@ fn resume(
     Ok(LogWriter::resume(disk.clone(), options, outcome.end)?)
 }
 
+#[allow(clippy::too_many_arguments)]
 fn start(
     disk: Arc<dyn Disk>,
+    vault: Arc<Vault>,
     index: Index,
     volumes: Catalogue,
     writer: LogWriter,
@@ -206,7 +236,8 @@ fn start(
     let shared = Arc::new(Shared {
         inbox: Inbox::default(),
         index,
-        log: LogReader::new(disk),
+        log: LogReader::new(disk, vault.clone()),
+        vault,
         volumes: RwLock::new(volumes.clone()),
         checkpoints: checkpoint::Wanted::default(),
         owed: Default::default(),
@@ -253,10 +284,15 @@ impl Drop for PanicGuard {
 /// Takes records of the log into the index and the volumes.
 struct Replay<'a> {
     index: &'a Index,
+    vault: &'a Vault,
     volumes: Catalogue,
     puts: Vec<Put>,
     nonsense: Vec<Damage>,
     records: u64,
+    /// Tenants of which it was said that they are encrypted.
+    noted: BTreeSet<String>,
+    /// Tenants some of whose records were passed over.
+    behind: BTreeSet<String>,
     failed: Option<StoreError>,
 }
 
@@ -272,11 +308,19 @@ impl Replay<'_> {
     }
 
     fn take_in(&mut self, found: &Found) -> Result<(), StoreError> {
-        let Some(fact) = Fact::decode(found.kind, found.body.clone()) else {
-            let (segment, offset) = (found.place.segment, u64::from(found.place.offset));
-            self.nonsense.push(Damage { segment, offset, what: DamageKind::Nonsense(found.number) });
-            return Ok(());
+        let fact = match self.vault.fact(found) {
+            Ok((fact, _)) => fact,
+            Err(Unopened::Key(KeyError::Missing(tenant), id)) => return self.pass_over(&tenant, id),
+            Err(Unopened::Key(error, _)) => return Err(error.into()),
+            Err(Unopened::Damaged(what)) => {
+                let (segment, offset) = (found.place.segment, u64::from(found.place.offset));
+                self.nonsense.push(Damage { segment, offset, what });
+                return Ok(());
+            }
         };
+        if let Some(tenant) = fact.tenant() {
+            self.learn(tenant, found.encrypted)?;
+        }
         let mut known = Known::default();
         match &fact {
             Fact::Epoch { volume, base, .. } => {
@@ -306,6 +350,49 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// A record of a tenant whose key is not here: the index lacks it, and says so.
+    fn pass_over(&mut self, tenant: &str, id: KeyId) -> Result<(), StoreError> {
+        self.vault.learn(tenant, id)?;
+        if self.behind.insert(tenant.to_owned()) {
+            self.note(key::of_tenant(key::ENCRYPTED, tenant), id.to_vec());
+            self.note(key::of_tenant(key::BEHIND, tenant), Vec::new());
+        }
+        Ok(())
+    }
+
+    /// The tenant has a record, which is encrypted or not.
+    fn learn(&mut self, tenant: &str, encrypted: bool) -> Result<(), StoreError> {
+        let Some(cipher) = self.vault.cipher(tenant) else { return Ok(()) };
+        if !encrypted {
+            return Err(KeyError::Plain(tenant.to_owned()).into());
+        }
+        self.vault.learn(tenant, cipher.id())?;
+        // The vault may know it from an index that is gone by now.
+        if !self.noted.contains(tenant) {
+            self.noted.insert(tenant.to_owned());
+            self.note(key::of_tenant(key::ENCRYPTED, tenant), cipher.id().to_vec());
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.puts.push(Put { table: Table::Catalogue, key, value: Some(value) });
+    }
+
+    /// Before anything is written: the keys that were given go with what there is.
+    fn check(&mut self) -> Result<(), StoreError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        for (volume, _) in self.volumes.iter() {
+            let tenant = volume.tenant();
+            if self.vault.cipher(tenant).is_some() && !self.vault.is_encrypted(tenant) {
+                return Err(KeyError::Plain(tenant.to_owned()).into());
+            }
+        }
+        Ok(())
+    }
+
     /// Writes into the index what was read so far. It has no mark before the whole log is read.
     fn flush(&mut self, mark: Option<Mark>) -> Result<(), StoreError> {
         self.index.load(std::mem::take(&mut self.puts), mark)?;
@@ -313,9 +400,6 @@ impl Replay<'_> {
     }
 
     fn finish(&mut self, mark: Mark) -> Result<(), StoreError> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
         self.flush(Some(mark))
     }
 }

@@ -3,7 +3,7 @@
 //! Every point that is there is read: the chunks that its operations name, those of the tree that a chain begins with, and the checkpoints. That
 //! is all a point can ever ask for, because its tree is the first tree of its chain changed by these operations.
 //!
-//! Memory does not grow with the store: chunks are remembered in a Bloom filter of at most [`limits::COMPACT_FILTER_BYTES`] (B. H. Bloom, "Space/Time Trade-offs in
+//! Chunks go by the ids that the index has for them, which are blinded where a tenant is encrypted. Memory does not grow with the store: they are remembered in a Bloom filter of at most [`limits::COMPACT_FILTER_BYTES`] (B. H. Bloom, "Space/Time Trade-offs in
 //! Hash Coding with Allowable Errors", 1970). It may say that a chunk is needed which is not, never the other way round: the price is some garbage that stays.
 
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ impl Reachable {
         Ok(found)
     }
 
-    /// Whether a chunk is needed, or looks like one that is.
+    /// Whether a chunk of this blinded id is needed, or looks like one that is.
     pub(super) fn needs(&self, id: &ChunkId) -> bool {
         self.filter.contains(id)
     }
@@ -73,7 +73,7 @@ impl Reachable {
                 if space == key::POINT {
                     self.point(shared, volume, &decode_step(value).ok_or_else(unreadable)?)?;
                 } else if shared.find_point(volume, id)?.is_some() {
-                    self.checkpoint(shared, decode_place(value).ok_or_else(unreadable)?)
+                    self.checkpoint(shared, volume, decode_place(value).ok_or_else(unreadable)?)
                         .ok_or_else(unreadable)?;
                 }
             }
@@ -83,6 +83,7 @@ impl Reachable {
     fn point(&mut self, shared: &Shared, volume: &VolumeName, step: &Step) -> Result<(), StoreError> {
         let id = step.point.id;
         let (body, parts) = shared.operations(volume, step)?;
+        let blind = |id: &ChunkId| shared.vault.blind(volume.tenant(), id);
         self.weigh(step.place);
         for part in &body.parts {
             let place = Place::from(*part);
@@ -99,7 +100,10 @@ impl Reachable {
             let ops = messages::Ops::decode(part).map_err(|_| unreadable())?;
             for op in wire::decode_ops(ops.ops).map_err(|_| unreadable())? {
                 let Op::Write { pieces, .. } = op else { continue };
-                pieces.iter().filter_map(|piece| piece.chunk).for_each(|chunk| self.filter.insert(&chunk.id));
+                pieces
+                    .iter()
+                    .filter_map(|piece| piece.chunk)
+                    .for_each(|chunk| self.filter.insert(&blind(&chunk.id)));
             }
         }
         if step.on.is_none() {
@@ -107,17 +111,17 @@ impl Reachable {
             let extents = tree.iter().filter_map(|(_, inode)| inode.extents());
             extents
                 .flat_map(|extents| extents.iter())
-                .for_each(|(_, extent)| self.filter.insert(&extent.chunk.id));
+                .for_each(|(_, extent)| self.filter.insert(&blind(&extent.chunk.id)));
         }
         Ok(())
     }
 
-    fn checkpoint(&mut self, shared: &Shared, place: Place) -> Option<()> {
+    fn checkpoint(&mut self, shared: &Shared, volume: &VolumeName, place: Place) -> Option<()> {
         // One that cannot be read is not used either, but then the store is not to be touched.
         let body = shared.log.read(place, Kind::Checkpoint).ok()?;
         self.weigh(place);
         for id in CheckpointBody::decode(body).ok()?.chunks.chunks(32) {
-            self.filter.insert(&ChunkId::from_slice(id)?);
+            self.filter.insert(&shared.vault.blind(volume.tenant(), &ChunkId::from_slice(id)?));
         }
         Some(())
     }

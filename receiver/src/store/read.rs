@@ -57,7 +57,7 @@ impl Shared {
     pub(super) fn point(&self, volume: &VolumeName, id: PointId) -> Result<(Place, Point), StoreError> {
         let found = self.find_point(volume, id)?;
         if found.is_none() && self.volumes.read().get(volume).is_none() {
-            return Err(StoreError::NoSuchVolume(volume.clone()));
+            return Err(self.no_volume(volume));
         }
         if let Some(found) = found {
             return Ok(found);
@@ -84,7 +84,7 @@ impl Shared {
         limit: usize,
     ) -> Result<Vec<Point>, StoreError> {
         if self.volumes.read().get(volume).is_none() {
-            return Err(StoreError::NoSuchVolume(volume.clone()));
+            return Err(self.no_volume(volume));
         }
         let (from, to) = (key::point(key::POINT, volume, first), end_key(key::POINT, volume, last));
         let mut points = Vec::new();
@@ -300,7 +300,7 @@ impl Shared {
     }
 
     fn read_chunk_once(&self, tenant: &str, id: ChunkId) -> Result<StoredChunk, StoreError> {
-        let value = self.index.get(Table::Chunks, &key::chunk(tenant, &id))?;
+        let value = self.index.get(Table::Chunks, &self.chunk_key(tenant, &id))?;
         let value = value.ok_or(StoreError::NoSuchChunk(id))?;
         let place = decode_place(&value).ok_or(StoreError::NoSuchChunk(id))?;
         let entry = ChunkEntry::decode(self.log.read(place, Kind::Chunk)?)

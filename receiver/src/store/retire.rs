@@ -38,6 +38,7 @@ use crate::{
         entry::{CheckpointBody, ChunkEntry, CommitBody, Fact, Kind, RetiredBody},
         scan::{Found, read_sealed},
     },
+    vault::{KeyError, Unopened},
 };
 
 /// What a compaction did.
@@ -68,6 +69,8 @@ impl Store {
     /// `pace` is told how long it took, and may wait. Not for a thread that must not block.
     pub fn retire(&self, pace: &mut dyn FnMut(Duration)) -> Result<Retired, StoreError> {
         let shared = self.shared();
+        // What its points need is not known.
+        self.check_keys()?;
         let _alone = shared.thinning.lock();
         let _cycle = shared.owed.begin_cycle();
         // What was queued by those who have given up their leases before this cycle.
@@ -101,6 +104,14 @@ impl Store {
             done.log_bytes = self.log_bytes(mark);
         }
         Ok(done)
+    }
+
+    /// Whether every tenant's key is here that is needed to say what may go.
+    pub(super) fn check_keys(&self) -> Result<(), StoreError> {
+        match self.locked_tenants().into_iter().next() {
+            Some(tenant) => Err(KeyError::Missing(tenant).into()),
+            None => Ok(()),
+        }
     }
 
     /// Length of the log, in bytes.
@@ -193,6 +204,7 @@ impl Drop for Moving<'_> {
 /// A chunk that no point needs.
 struct Unneeded {
     key: Vec<u8>,
+    /// As it is in memory.
     id: ChunkId,
     place: Place,
 }
@@ -285,7 +297,10 @@ impl<'a> Round<'a> {
             what: crate::log::DamageKind::Nonsense(found.number),
         };
         let nonsense = || StoreError::from(LogError::from(damage));
-        let fact = Fact::decode(found.kind, found.body.clone()).ok_or_else(nonsense)?;
+        let (fact, body) = self.shared.vault.fact(found).map_err(|error| match error {
+            Unopened::Key(error, _) => StoreError::Key(error),
+            Unopened::Damaged(what) => LogError::from(crate::log::Damage { what, ..damage }).into(),
+        })?;
         if let Some(volume) = fact.volume() {
             if self.store.volume(volume).is_none() {
                 return Ok(());
@@ -300,11 +315,11 @@ impl<'a> Round<'a> {
                 if self.shared.place_of(Table::Chunks, &key)? != Some(found.place) {
                     return Ok(());
                 }
+                let chunk = ChunkEntry::decode(body).ok_or_else(nonsense)?;
                 if self.needed.needs(&id) {
-                    let chunk = ChunkEntry::decode(found.body.clone()).ok_or_else(nonsense)?;
                     return self.push(Record::Chunk(chunk));
                 }
-                unneeded.push(Unneeded { key, id, place: found.place });
+                unneeded.push(Unneeded { key, id: chunk.id, place: found.place });
                 Ok(())
             }
             Fact::Commit { volume, point, .. } | Fact::Merged { volume, point, .. } => {
@@ -317,7 +332,7 @@ impl<'a> Round<'a> {
                 if known != Some(found.place) || self.shared.step(&volume, point)?.is_none() {
                     return Ok(());
                 }
-                let body = CheckpointBody::decode(found.body.clone()).map_err(|_| nonsense())?;
+                let body = CheckpointBody::decode(body).map_err(|_| nonsense())?;
                 let chunks = body.chunks.chunks(32).map(ChunkId::from_slice).collect::<Option<_>>();
                 let chunks = chunks.ok_or_else(nonsense)?;
                 self.push(Record::Checkpoint { volume, point, chunks, snapshot_bytes })

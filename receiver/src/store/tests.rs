@@ -13,6 +13,7 @@ mod month;
 mod retire;
 mod sim;
 mod thin;
+mod vault;
 mod verify;
 
 use tidelock_proto::{Epoch, PointId, Seq};

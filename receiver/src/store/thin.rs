@@ -43,7 +43,7 @@ impl Store {
         policy: &Policy,
         now_ns: u64,
     ) -> Result<Vec<(PointId, Verdict)>, StoreError> {
-        let info = self.volume(volume).ok_or_else(|| StoreError::NoSuchVolume(volume.clone()))?;
+        let info = self.volume(volume).ok_or_else(|| self.no_volume(volume))?;
         let (candidates, _) = self.shared().candidates(volume, &info)?;
         let verdicts = choose(&candidates, policy, now_ns);
         Ok(candidates.iter().map(|candidate| candidate.id).zip(verdicts).collect())
@@ -54,7 +54,7 @@ impl Store {
     pub fn thin(&self, volume: &VolumeName, policy: &Policy, now_ns: u64) -> Result<Thinned, StoreError> {
         let shared = self.shared();
         let _alone = shared.thinning.lock();
-        let info = self.volume(volume).ok_or_else(|| StoreError::NoSuchVolume(volume.clone()))?;
+        let info = self.volume(volume).ok_or_else(|| self.no_volume(volume))?;
         let (candidates, steps) = shared.candidates(volume, &info)?;
         let verdicts = choose(&candidates, policy, now_ns);
         let judged = candidates.iter().zip(&verdicts);

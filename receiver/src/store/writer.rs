@@ -41,6 +41,7 @@ use crate::{
         },
         writer::{LogWriter, Spend},
     },
+    vault::{Cipher, KeyError, OVERHEAD_BYTES},
 };
 
 pub(super) struct Writer {
@@ -201,10 +202,10 @@ impl Writer {
         match record {
             Record::Chunk(chunk) => {
                 let head = chunk.encode_head();
-                fits(head.len() + chunk.payload.len(), "chunk")?;
-                let place = self.log.append(Kind::Chunk, &[&head, &chunk.payload])?;
-                let tenant = chunk.tenant.clone();
-                self.apply(&Fact::Chunk { tenant, id: chunk.id, len: chunk.len }, place, &Known::default());
+                let body = [&head[..], &chunk.payload];
+                let place = self.append_body(Some(&chunk.tenant), Kind::Chunk, &body, "chunk")?;
+                let (tenant, id) = (chunk.tenant.clone(), self.shared.vault.blind(&chunk.tenant, &chunk.id));
+                self.apply(&Fact::Chunk { tenant, id, len: chunk.len }, place, &Known::default());
             }
             Record::Commit(commit) => self.append_commit(commit)?,
             Record::Checkpoint { volume, point, chunks, snapshot_bytes } => {
@@ -223,6 +224,7 @@ impl Writer {
                 self.append_fact(Kind::Checkpoint, &body, &fact, &Known::default())?;
             }
             Record::Epoch { volume, expected, epoch, base } => {
+                self.shared.vault.check(volume.tenant()).map_err(|error| Refused::Record(error.into()))?;
                 self.ahead.check_epoch(volume, *expected, *epoch).map_err(Refused::Record)?;
                 let point = self.existing(volume, *base)?;
                 let body = EpochBody {
@@ -276,6 +278,7 @@ impl Writer {
 
     fn append_commit(&mut self, commit: &Commit) -> Result<(), Refused> {
         let Commit { volume, point, ops } = commit;
+        self.shared.vault.check(volume.tenant()).map_err(|error| Refused::Record(error.into()))?;
         self.ahead.check_commit(volume, point).map_err(Refused::Record)?;
         let body = self.append_ops(volume, point, ops)?;
         let fact = Fact::Commit { volume: volume.clone(), point: point.clone(), ops_bytes: body.ops_bytes };
@@ -301,9 +304,10 @@ impl Writer {
             [] => {}
             [one] if one.len() <= limits::INLINE_OPS_MAX_BYTES => body.ops = one.clone(),
             parts => {
-                parts.iter().try_for_each(|part| fits(part.len(), "part of a commit's operations"))?;
+                let (tenant, what) = (Some(volume.tenant()), "part of a commit's operations");
+                parts.iter().try_for_each(|part| fits(part.len(), what))?;
                 for part in parts {
-                    body.parts.push(self.log.append(Kind::Ops, &[part])?.into());
+                    body.parts.push(self.append_body(tenant, Kind::Ops, &[part], what)?.into());
                 }
             }
         }
@@ -399,10 +403,46 @@ impl Writer {
         known: &Known,
     ) -> Result<(), Refused> {
         let body = body.encode_to_vec();
-        fits(body.len(), "record")?;
-        let place = self.log.append(kind, &[&body])?;
+        let place = self.append_body(fact.tenant(), kind, &[&body], "record")?;
         self.apply(fact, place, known);
         Ok(())
+    }
+
+    /// Appends a record, encrypted if its tenant is.
+    fn append_body(
+        &mut self,
+        tenant: Option<&str>,
+        kind: Kind,
+        body: &[&[u8]],
+        what: &'static str,
+    ) -> Result<Place, Refused> {
+        fits(body.iter().map(|part| part.len()).sum(), what)?;
+        let Some((tenant, cipher)) = tenant.zip(tenant.map(|name| self.cipher(name)).transpose()?.flatten())
+        else {
+            return Ok(self.log.append(None, kind, body)?);
+        };
+        let place = self.log.append(Some(&cipher), kind, body)?;
+        if self.shared.vault.learn(tenant, cipher.id()).map_err(StoreError::from)? {
+            let (key, value) = (key::of_tenant(key::ENCRYPTED, tenant), Some(cipher.id().to_vec()));
+            self.group.puts.push(Put { table: Table::Catalogue, key, value });
+        }
+        Ok(place)
+    }
+
+    /// What the tenant's records are encrypted with. One that has plain data does not become encrypted.
+    fn cipher(&self, tenant: &str) -> Result<Option<Arc<Cipher>>, Refused> {
+        let refused = |error: KeyError| Refused::Record(error.into());
+        let vault = &self.shared.vault;
+        let Some(cipher) = vault.cipher_to_write(tenant).map_err(refused)? else { return Ok(None) };
+        if !vault.is_encrypted(tenant) {
+            let chunks =
+                self.shared.index.chunks_from(&key::chunks_of(tenant), 1).map_err(StoreError::from)?;
+            let plain = chunks.iter().any(|(key, _)| key.starts_with(&key::chunks_of(tenant)));
+            if plain || self.ahead.iter().any(|(volume, _)| volume.tenant() == tenant) {
+                return Err(refused(KeyError::Plain(tenant.to_owned())));
+            }
+        }
+        Ok(Some(cipher))
     }
 
     fn apply(&mut self, fact: &Fact, place: Place, known: &Known) {
@@ -418,7 +458,7 @@ impl Writer {
     /// A point that is in the store, or was appended in this group.
     fn existing(&self, volume: &VolumeName, id: PointId) -> Result<Point, Refused> {
         if self.ahead.get(volume).is_none() {
-            return Err(Refused::Record(StoreError::NoSuchVolume(volume.clone())));
+            return Err(Refused::Record(self.shared.no_volume(volume)));
         }
         if self.group.gone.contains(&(volume.clone(), id)) {
             return Err(Refused::Record(StoreError::NoSuchPoint(volume.clone(), id)));
@@ -446,5 +486,9 @@ impl Writer {
 }
 
 fn fits(bytes: usize, what: &'static str) -> Result<(), Refused> {
-    if bytes <= limits::RECORD_MAX_BYTES { Ok(()) } else { Err(Refused::Record(StoreError::Limit(what))) }
+    if bytes + OVERHEAD_BYTES <= limits::RECORD_MAX_BYTES {
+        Ok(())
+    } else {
+        Err(Refused::Record(StoreError::Limit(what)))
+    }
 }

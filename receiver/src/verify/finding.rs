@@ -32,6 +32,16 @@ pub enum Fault {
         /// One of them.
         example: ChunkId,
     },
+    /// Records that were not looked into.
+    #[error(
+        "{count} records of tenant {tenant} are encrypted and its key was not given: only their checksums were looked at"
+    )]
+    Locked {
+        /// Whose they are.
+        tenant: String,
+        /// How many.
+        count: u64,
+    },
     /// The index says other things than the log.
     #[error(
         "the index is wrong about {count} records, the one in {example} among them; `tidelock store rebuild` makes it anew"
@@ -58,7 +68,7 @@ impl Fault {
         match self {
             Self::Log(damage) => Some((damage.segment, damage.offset)),
             Self::Chunk { place, .. } => Some((place.segment, u64::from(place.offset))),
-            Self::Lost { .. } | Self::Index { .. } | Self::Point { .. } => None,
+            Self::Lost { .. } | Self::Locked { .. } | Self::Index { .. } | Self::Point { .. } => None,
         }
     }
 
@@ -68,6 +78,7 @@ impl Fault {
             Self::Log(_) => "log",
             Self::Chunk { .. } => "chunk",
             Self::Lost { .. } => "lost-chunks",
+            Self::Locked { .. } => "locked",
             Self::Index { .. } => "index",
             Self::Point { .. } => "point",
         }
@@ -114,6 +125,9 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Fault::Locked { .. } = self.fault {
+            return self.fault.fmt(f);
+        }
         let (Some(volume), Some(touched)) = (&self.volume, &self.touched) else {
             return write!(f, "{}; it touches no point", self.fault);
         };

@@ -3,6 +3,9 @@
 //! What is remembered are runs of intact records. A place outside all runs is one that cannot be read, and the fault that
 //! ended the run before it is to blame.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use tidelock_proto::{
     ChunkKey,
     chunk::{self, ChunkError},
@@ -18,6 +21,7 @@ use crate::{
         scan::{Bound, Found},
     },
     store::{Store, StoreError},
+    vault::{KeyError, Unopened},
 };
 
 /// What was seen of the log.
@@ -46,6 +50,7 @@ pub(super) fn read(store: &Store, until: Mark, run: &mut Run<'_>) -> Result<Log,
         done: 0,
         said: 0,
         index: None,
+        locked: BTreeMap::new(),
         retired: store.has_retired()?,
         failed: None,
     };
@@ -66,6 +71,8 @@ pub(super) fn read(store: &Store, until: Mark, run: &mut Run<'_>) -> Result<Log,
     log.faults.extend(outcome.damage.into_iter().map(Fault::Log));
     log.faults.sort_by_key(|fault| fault.place());
     log.faults.extend(pass.index.map(|(count, example)| Fault::Index { count, example }));
+    let locked = pass.locked.into_iter();
+    log.faults.extend(locked.map(|(tenant, count)| Fault::Locked { tenant, count }));
     Ok(log)
 }
 
@@ -109,6 +116,8 @@ struct Pass<'a> {
     said: u64,
     /// Records that the index does not hold, and where the first of them is.
     index: Option<(u64, Place)>,
+    /// Records of tenants whose keys are not here.
+    locked: BTreeMap<String, u64>,
     /// Segments were retired.
     retired: bool,
     failed: Option<StoreError>,
@@ -122,7 +131,18 @@ impl Pass<'_> {
             self.said = self.done;
             run.say(Event::Progress(Progress::Log { done: self.done.min(total), total }));
         }
-        let fault = if found.kind == Kind::Chunk as u8 { self.chunk(found, run)? } else { self.fact(found)? };
+        let fault = match self.store.vault().body(found) {
+            Ok(body) if found.kind == Kind::Chunk as u8 => self.chunk(found, body, run)?,
+            Ok(body) => self.fact(found, body)?,
+            Err(Unopened::Damaged(what)) => Some(fault(found, what)),
+            Err(Unopened::Key(
+                KeyError::Missing(tenant) | KeyError::Wrong(tenant) | KeyError::Plain(tenant),
+                _,
+            )) => {
+                *self.locked.entry(tenant).or_default() += 1;
+                None
+            }
+        };
         match fault {
             None => self.extend(found.place),
             Some(fault) if self.log.faults.len() < limits::DAMAGE_LISTED => self.log.faults.push(fault),
@@ -131,8 +151,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn chunk(&mut self, found: &Found, run: &mut Run<'_>) -> Result<Option<Fault>, StoreError> {
-        let Some(entry) = ChunkEntry::decode(found.body.clone()) else { return Ok(Some(nonsense(found))) };
+    fn chunk(&mut self, found: &Found, body: Bytes, run: &mut Run<'_>) -> Result<Option<Fault>, StoreError> {
+        let Some(entry) = ChunkEntry::decode(body) else { return Ok(Some(nonsense(found))) };
         if let Err(error) = self.open(&entry) {
             return Ok(Some(Fault::Chunk { place: found.place, error }));
         }
@@ -156,8 +176,8 @@ impl Pass<'_> {
         chunk::open_checked(key, entry.id, entry.codec, entry.len as usize, &entry.payload).map(drop)
     }
 
-    fn fact(&mut self, found: &Found) -> Result<Option<Fault>, StoreError> {
-        match Fact::decode(found.kind, found.body.clone()) {
+    fn fact(&mut self, found: &Found, body: Bytes) -> Result<Option<Fault>, StoreError> {
+        match Fact::decode(found.kind, body) {
             None => return Ok(Some(nonsense(found))),
             Some(Fact::Commit { volume, point, .. } | Fact::Merged { volume, point, .. }) => {
                 let known = self.store.knows_point(&volume, point.id, found.place)?;
@@ -186,9 +206,9 @@ impl Pass<'_> {
 }
 
 fn nonsense(found: &Found) -> Fault {
-    Fault::Log(Damage {
-        segment: found.place.segment,
-        offset: u64::from(found.place.offset),
-        what: DamageKind::Nonsense(found.number),
-    })
+    fault(found, DamageKind::Nonsense(found.number))
+}
+
+fn fault(found: &Found, what: DamageKind) -> Fault {
+    Fault::Log(Damage { segment: found.place.segment, offset: u64::from(found.place.offset), what })
 }

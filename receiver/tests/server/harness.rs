@@ -70,6 +70,7 @@ impl Site {
     pub(crate) fn config(&self) -> Config {
         Config {
             store: self.path("store"),
+            keys: Default::default(),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             identity: self.path("receiver"),
             http: (Ipv4Addr::LOCALHOST, 0).into(),

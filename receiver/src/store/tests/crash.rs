@@ -6,7 +6,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use tidelock_proto::{Epoch, PointId, Seq};
 
 use super::{
-    harness::{Source, volume},
+    harness::{Source, keys, volume},
     sim::{Left, SimDisk},
 };
 use crate::store::{Batch, Record, Store, StoreError, StoreOptions, lock::StoreLock, open::open_on};
@@ -17,7 +17,7 @@ pub(super) fn scratch() -> tempfile::TempDir {
 }
 
 pub(super) fn open(disk: &SimDisk, dir: &std::path::Path) -> Result<Store, StoreError> {
-    let options = StoreOptions { segment_bytes: 64 * 1024, ..StoreOptions::default() };
+    let options = StoreOptions { segment_bytes: 64 * 1024, keys: keys(), ..StoreOptions::default() };
     open_on(std::sync::Arc::new(disk.clone()), dir, options, StoreLock::take(dir)?)
 }
 

@@ -1,6 +1,6 @@
 //! A source of commits that remembers the tree of every point it made.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -11,7 +11,34 @@ use tidelock_proto::{
     tree::{ChunkRef, Kind, Meta, Name, Piece},
 };
 
-use crate::store::{Batch, Commit, Record, Store, encode_model_ops};
+use crate::{
+    store::{Batch, Commit, Record, Store, encode_model_ops},
+    vault::TenantKeys,
+};
+
+thread_local! {
+    static KEYS: RefCell<TenantKeys> = RefCell::default();
+}
+
+/// Keys of these tenants.
+pub(super) fn key_of(tenants: &[&str]) -> TenantKeys {
+    let mut keys = TenantKeys::default();
+    let variable = |tenant: &&str| (format!("TIDELOCK_KEY_{}", tenant.to_uppercase()), "07".repeat(32));
+    keys.add_variables(tenants.iter().map(variable)).expect("keys");
+    keys
+}
+
+/// Runs a test in which every store has the keys of these tenants.
+pub(super) fn with_keys(tenants: &[&str], test: impl FnOnce()) {
+    KEYS.set(key_of(tenants));
+    test();
+    KEYS.take();
+}
+
+/// The keys of the test that runs.
+pub(super) fn keys() -> TenantKeys {
+    KEYS.with_borrow(Clone::clone)
+}
 
 pub(super) fn volume(name: &str) -> VolumeName {
     name.parse().expect("a valid name")
@@ -116,6 +143,11 @@ impl Source {
             let pages = if self.small { 4 } else { 40 };
             ops.push(Op::Write { id: file, offset: self.rng.random_range(0..pages) * 4096, pieces });
         }
+        self.commit_ops(batch, ops)
+    }
+
+    /// A commit of these operations behind what they need.
+    pub(super) fn commit_ops(&mut self, mut batch: Batch, ops: Vec<Op>) -> Batch {
         for op in &ops {
             self.tree.apply(op).expect("the source makes valid operations");
         }

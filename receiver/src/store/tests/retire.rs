@@ -241,7 +241,7 @@ proptest! {
 }
 
 #[test]
-fn the_log_is_not_much_longer_than_what_is_needed() {
+pub(super) fn the_log_is_not_much_longer_than_what_is_needed() {
     let mut world = World::new(1);
     let mut longest = 0;
     for _ in 0..30 {
@@ -362,7 +362,7 @@ fn names_given_with_a_commit_stay() {
 }
 
 #[test]
-fn operations_in_another_segment_than_their_point_come_along() {
+pub(super) fn operations_in_another_segment_than_their_point_come_along() {
     let mut world = World::new(6);
     world.said = 60;
     for number in 0..400u32 {
@@ -390,7 +390,7 @@ fn operations_in_another_segment_than_their_point_come_along() {
 }
 
 #[test]
-fn a_crash_while_compacting_leaves_every_point() {
+pub(super) fn a_crash_while_compacting_leaves_every_point() {
     let disk = SimDisk::new(BTreeMap::new());
     let (mut source, mut times) = (Source::new(volume("t/a"), 9), BTreeMap::new());
     source.now_ns = 1_000 * SECOND;
