@@ -344,19 +344,26 @@ impl Cutter {
         })
     }
 
-    /// Waits for the next event, then until the next cut may begin.
+    /// Waits until the next cut may begin, then for an event. In this order, so that nothing has to wake this thread while
+    /// it could do nothing: a wakeup is paid for by the application.
     fn rest(&mut self) -> Result<(), Ended> {
+        // Twice, because the session works meanwhile, which counts as well.
+        self.pause();
+        self.pause();
         let now = Instant::now();
         let heartbeat_at = self.members.iter().map(Member::heartbeat_at).min().unwrap_or(now);
         let until_heartbeat = heartbeat_at.saturating_duration_since(now);
         let until_scrub = self.members.iter().filter_map(Member::scrub_due).min().unwrap_or(HEARTBEAT_EVERY);
         if self.wait_for_events(until_heartbeat.min(HEARTBEAT_EVERY).min(until_scrub))? {
-            let used = pace::process_time();
-            let next = self.pace.next(used, self.config.interval, self.config.cpu_share);
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            self.pace.begin(Instant::now(), used);
+            self.pace.begin(Instant::now(), pace::process_time());
         }
         Ok(())
+    }
+
+    /// Waits until the next cut may begin, by what the last one has cost so far.
+    fn pause(&self) {
+        let next = self.pace.next(pace::process_time(), self.config.interval, self.config.cpu_share);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
 }
 

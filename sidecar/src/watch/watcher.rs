@@ -189,6 +189,12 @@ impl Watcher {
         self.names.directories()
     }
 
+    /// How many CPUs would wake who waits.
+    #[cfg(test)]
+    pub(super) fn listening(&self) -> usize {
+        self.ranges.as_ref().map_or(0, RangeSource::listening)
+    }
+
     /// Blocks until an event is queued, `waker` is readable, or `timeout` passes. Returns whether an event is queued.
     pub fn wait(&mut self, timeout: Duration, waker: BorrowedFd<'_>) -> Result<bool, WatchError> {
         wait_any(&mut [self], &[waker], timeout)
@@ -201,9 +207,9 @@ const WAKEUPS_FOR_NOTHING_MAX: u32 = 8;
 /// Blocks until an event is queued in any of these, one of `wakers` is readable, or `timeout` passes. Returns whether an
 /// event is queued.
 ///
-/// A wakeup costs the application an interrupt to itself, so only those range events wake that inotify may not follow: a page
-/// is dirtied, or mapped. What else inotify does not tell (`libaio`, a name outside the volume) is found by looking into the
-/// rings now and then, which is a read of memory: ever more seldom as the wait grows longer.
+/// A wakeup costs the application an interrupt to itself, so only those range events wake that inotify may not follow (a page
+/// is dirtied, or mapped), and only while somebody waits here. What else inotify does not tell (`libaio`, a name outside the
+/// volume) is found by looking into the rings now and then, which is a read of memory: ever more seldom as the wait grows longer.
 ///
 /// A marked filesystem wakes for everybody's events. Those of others are read and dropped here, and the queue is then left alone
 /// for a moment ([`WatchLimits::others_rest`]).
@@ -212,6 +218,20 @@ pub fn wait_any(
     wakers: &[BorrowedFd<'_>],
     timeout: Duration,
 ) -> Result<bool, WatchError> {
+    let queued = listen_and_wait(watchers, wakers, timeout)?;
+    watchers.iter().flat_map(|watcher| &watcher.ranges).try_for_each(RangeSource::hush)?;
+    Ok(queued)
+}
+
+fn listen_and_wait(
+    watchers: &mut [&mut Watcher],
+    wakers: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> Result<bool, WatchError> {
+    if watchers.iter().any(|watcher| watcher.has_queued()) {
+        return Ok(true);
+    }
+    watchers.iter().flat_map(|watcher| &watcher.ranges).try_for_each(RangeSource::listen)?;
     let looks = watchers
         .iter()
         .filter(|watcher| watcher.ranges.is_some())

@@ -115,6 +115,7 @@
 
 mod coalesce;
 mod device;
+mod doorbell;
 mod ext4;
 mod folio;
 mod interpret;
@@ -133,9 +134,10 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 
 use self::device::{Device, Filesystem};
+use self::doorbell::Doorbell;
 use self::folio::Folios;
 use self::interpret::{Interpreter, PASSES_MAX, Stores};
-use self::perf_event::PerfEvent;
+use self::perf_event::{PerfEvent, Wakes};
 use self::ring::{Record, Ring};
 use self::tracepoint::Tracepoint;
 use super::{Event, LostReason, RING_MIN_BYTES, Source, Unavailable, WatchError, WatchLimits};
@@ -153,7 +155,7 @@ pub struct RangeSource {
     decoders: Vec<(u16, Vec<usize>)>,
     limits: WatchLimits,
     cpus: Vec<Cpu>,
-    /// Readable, once, after an event that wakes.
+    /// Readable, once, after an event that wakes while somebody listens, or when a ring is half full.
     wakeups: Option<OwnedFd>,
     online: String,
     online_checked: Instant,
@@ -166,6 +168,7 @@ struct Cpu {
     number: u32,
     events: Vec<PerfEvent>,
     ring: Ring,
+    doorbell: Option<Doorbell>,
     lost: u64,
 }
 
@@ -224,6 +227,27 @@ impl RangeSource {
     /// Whether an event is queued.
     pub fn is_empty(&self) -> bool {
         self.cpus.iter().all(|cpu| cpu.ring.is_empty())
+    }
+
+    /// From when this returns an event that is worth waking for makes [`Source::pollable`] readable, until
+    /// [`RangeSource::hush`]. Who has called this looks into the rings once more before he waits.
+    pub fn listen(&self) -> Result<(), Unavailable> {
+        self.doorbells().try_for_each(Doorbell::turn_on)
+    }
+
+    /// Who waited does not wait any more: CPUs that have woken him stop doing so.
+    pub fn hush(&self) -> Result<(), Unavailable> {
+        self.doorbells().try_for_each(Doorbell::turn_off_if_rung)
+    }
+
+    fn doorbells(&self) -> impl Iterator<Item = &Doorbell> {
+        self.cpus.iter().filter_map(|cpu| cpu.doorbell.as_ref())
+    }
+
+    /// How many CPUs would wake who waits.
+    #[cfg(test)]
+    pub(in crate::watch) fn listening(&self) -> usize {
+        self.doorbells().filter(|doorbell| doorbell.is_on()).count()
     }
 
     /// Opens every event on every CPU that is online, and lets go of those that were open.
@@ -308,11 +332,13 @@ impl Cpu {
     ) -> Result<Self, Unavailable> {
         let mut events = Vec::with_capacity(decoders.len());
         for (_, indices) in decoders {
-            events.push(PerfEvent::open(&tracepoints[indices[0]], number)?);
+            events.push(PerfEvent::open(&tracepoints[indices[0]], number, Wakes::HalfFull, None)?);
         }
+        let lines = decoders.iter().map(|(_, indices)| &tracepoints[indices[0]]);
+        let doorbell = Doorbell::open(number, lines.filter(|tracepoint| tracepoint.wakes))?;
         let ring = Ring::map(events[0].as_fd(), ring_bytes)?;
         events[1..].iter().try_for_each(|event| event.set_output(&events[0]))?;
-        Ok(Self { number, events, ring, lost: 0 })
+        Ok(Self { number, events, ring, doorbell, lost: 0 })
     }
 
     fn consume(
@@ -361,7 +387,9 @@ impl Cpu {
 /// One descriptor for the rings of all CPUs, of which there may be hundreds.
 fn wakeups(cpus: &[Cpu]) -> io::Result<OwnedFd> {
     let all = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for event in cpus.iter().filter_map(|cpu| cpu.events.first()) {
+    let rings = cpus.iter().filter_map(|cpu| cpu.events.first()).map(AsFd::as_fd);
+    let doorbells = cpus.iter().filter_map(|cpu| cpu.doorbell.as_ref()).map(Doorbell::fd);
+    for event in rings.chain(doorbells) {
         epoll::add(&all, event, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
     }
     Ok(all)

@@ -9,6 +9,15 @@ use perf_event_open_sys::{bindings, ioctls, perf_event_open};
 use super::super::Unavailable;
 use super::tracepoint::Tracepoint;
 
+/// When a record makes the event's descriptor readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wakes {
+    /// Each one, at once.
+    AtOnce,
+    /// When the ring is half full.
+    HalfFull,
+}
+
 /// An open tracepoint.
 pub(super) struct PerfEvent {
     fd: OwnedFd,
@@ -16,9 +25,16 @@ pub(super) struct PerfEvent {
 }
 
 impl PerfEvent {
-    /// Opens a tracepoint for all processes on `cpu`; it is not enabled yet.
-    pub(super) fn open(tracepoint: &Tracepoint, cpu: u32) -> Result<Self, Unavailable> {
-        let open = |counts_lost| open(tracepoint, cpu, counts_lost).map(|fd| Self { fd, counts_lost });
+    /// Opens a tracepoint for all processes on `cpu`; it is not enabled yet. With a leader it is enabled and disabled with that.
+    pub(super) fn open(
+        tracepoint: &Tracepoint,
+        cpu: u32,
+        wakes: Wakes,
+        leader: Option<&Self>,
+    ) -> Result<Self, Unavailable> {
+        let open = |counts_lost| {
+            open(tracepoint, cpu, wakes, leader, counts_lost).map(|fd| Self { fd, counts_lost })
+        };
         let event = match open(true) {
             // Kernels before 6.0 do not count what they lose.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(false),
@@ -47,6 +63,12 @@ impl PerfEvent {
         check(unsafe { ioctls::ENABLE(self.fd.as_raw_fd(), 0) }, "PERF_EVENT_IOC_ENABLE")
     }
 
+    /// From when this returns the event is not recorded any more.
+    pub(super) fn disable(&self) -> Result<(), Unavailable> {
+        // SAFETY: takes a descriptor, which is open.
+        check(unsafe { ioctls::DISABLE(self.fd.as_raw_fd(), 0) }, "PERF_EVENT_IOC_DISABLE")
+    }
+
     /// Waits until the CPU takes interrupts: what it did with interrupts disabled when it raised a record that was seen is done.
     /// Reading a counter asks the CPU itself, by an interrupt, and waits for its answer.
     pub(super) fn pass_cpu(&self) {
@@ -69,7 +91,13 @@ impl AsFd for PerfEvent {
     }
 }
 
-fn open(tracepoint: &Tracepoint, cpu: u32, counts_lost: bool) -> io::Result<OwnedFd> {
+fn open(
+    tracepoint: &Tracepoint,
+    cpu: u32,
+    wakes: Wakes,
+    leader: Option<&PerfEvent>,
+    counts_lost: bool,
+) -> io::Result<OwnedFd> {
     let mut attr = bindings::perf_event_attr::default();
     attr.type_ = bindings::PERF_TYPE_TRACEPOINT;
     attr.size = size_of::<bindings::perf_event_attr>() as u32;
@@ -77,11 +105,14 @@ fn open(tracepoint: &Tracepoint, cpu: u32, counts_lost: bool) -> io::Result<Owne
     attr.sample_type = u64::from(bindings::PERF_SAMPLE_RAW);
     attr.read_format = if counts_lost { u64::from(bindings::PERF_FORMAT_LOST) } else { 0 };
     attr.sample_period = 1;
-    attr.wakeup_events = u32::from(tracepoint.wakes);
-    attr.set_disabled(1);
+    // None means: at the kernel's watermark, which is half of the ring.
+    attr.wakeup_events = u32::from(wakes == Wakes::AtOnce);
+    attr.set_disabled(u64::from(leader.is_none()));
+    let leader = leader.map_or(-1, |leader| leader.fd.as_raw_fd());
     let cpu = i32::try_from(cpu).map_err(io::Error::other)?;
     // SAFETY: the attributes are initialised and their size is given.
-    let fd = unsafe { perf_event_open(&mut attr, -1, cpu, -1, u64::from(bindings::PERF_FLAG_FD_CLOEXEC)) };
+    let fd =
+        unsafe { perf_event_open(&mut attr, -1, cpu, leader, u64::from(bindings::PERF_FLAG_FD_CLOEXEC)) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

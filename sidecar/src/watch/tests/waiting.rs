@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::super::WatchLimits;
 use super::volume::Volume;
@@ -67,6 +68,41 @@ fn what_no_inotify_event_follows_is_found_by_looking() {
             wait_for(&mut watched, || file.write_all_at(&[1; 10], 100).expect("there is room"));
         assert!(covers(&events, inode(&file), 100, 110), "{kind}: {events:?}");
         assert!(waited < LONG / 2, "{kind}: {waited:?}");
+    }
+}
+
+/// Goes from CPU to CPU, and on each dirties a page that is clean.
+fn dirty_a_page_on_each_cpu(watched: &Watched, file: &std::fs::File) {
+    let before = sched_getaffinity(None).expect("the thread has CPUs");
+    for cpu in (0..CpuSet::MAX_CPU).filter(|cpu| before.is_set(*cpu)) {
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        sched_setaffinity(None, &one).expect("it is one of its own");
+        watched.volume.sync();
+        file.write_all_at(&[1; 10], 100).expect("there is room");
+    }
+    sched_setaffinity(None, &before).expect("they were its own before");
+}
+
+#[test]
+fn who_never_waits_interrupts_nobody() {
+    for kind in ["ext4", "xfs"] {
+        let Some(volume) = Volume::mount(kind) else { return };
+        let mut watched = Watched::open(volume, &WatchLimits::default());
+        let file = watched.file("file");
+        let waker = eventfd(0, EventfdFlags::CLOEXEC).expect("there are descriptors left");
+        let wait = |watched: &mut Watched| {
+            watched.watcher.wait(Duration::from_millis(50), waker.as_fd()).expect("polling works")
+        };
+        while wait(&mut watched) {
+            watched.drain();
+        }
+        assert!(watched.watcher.listening() > 0, "{kind}: nobody would wake who waits");
+        for round in 0..3 {
+            dirty_a_page_on_each_cpu(&watched, &file);
+            assert!(wait(&mut watched), "{kind}: there are events");
+            assert_eq!(watched.watcher.listening(), 0, "{kind}, round {round}");
+        }
     }
 }
 
