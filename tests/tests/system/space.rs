@@ -1,0 +1,115 @@
+//! How much a store takes: equal content of a tenant once, of another tenant again; overwritten pages little more than themselves.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    process::Command,
+};
+
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
+use serde_json::Value;
+use tidelock_tests::{
+    http, process,
+    site::{Receiver, Site},
+    wait::SOON,
+};
+
+/// A number from the environment, for a longer run.
+fn setting(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().map_or(usual, |text| text.parse().expect("a number"))
+}
+
+/// What a verification counts.
+fn counts(site: &Site, receiver: &Receiver) -> Value {
+    let report = site.operator(receiver, &["verify"]);
+    assert_eq!(report["findings"], Value::Array(Vec::new()), "{report}");
+    report
+}
+
+fn received(receiver: &Receiver) -> u64 {
+    let (_, text) = http::get(&receiver.http, "/metrics").expect("the receiver serves its metrics");
+    http::sample(&text, "tidelock_received_bytes_total").unwrap_or(0.0) as u64
+}
+
+#[test]
+fn a_tree_is_sent_and_stored_once_for_a_tenant_and_again_for_another() {
+    let bytes = setting("TIDELOCK_TEST_TREE_MIB", 64) << 20;
+    let site = Site::new();
+    let tree = site.new_dir("tree");
+    let mut rng = StdRng::seed_from_u64(3);
+    for number in 0..16 {
+        let mut content = vec![0; (bytes / 16) as usize];
+        rng.fill_bytes(&mut content);
+        fs::write(tree.join(format!("file {number}")), content).expect("writable");
+    }
+    let receiver = site.receiver();
+    let mut was = (0, 0);
+    for (volume, anew) in [("acme/one", true), ("acme/two", false), ("other/one", true)] {
+        let dir = site.path(&volume.replace('/', "-"));
+        process::run(Command::new("cp").arg("-a").arg(&tree).arg(&dir));
+        let mut sidecar = site.sidecar(&receiver, &dir).volume(volume).start();
+        sidecar.settle(SOON * 4);
+        let log = counts(&site, &receiver)["log_bytes"].as_u64().expect("a number");
+        let (sent, stored) = (received(&receiver) - was.0, log - was.1);
+        was = (was.0 + sent, was.1 + stored);
+        println!("{volume}: {sent} bytes sent, {stored} bytes stored");
+        // What is sent and stored besides: operations, points, the marker.
+        let range = if anew { bytes..bytes + bytes / 50 } else { 0..bytes / 50 };
+        assert!(range.contains(&sent) && range.contains(&stored), "{volume}: {sent} sent, {stored} stored");
+    }
+}
+
+/// Pages that compress to about half.
+fn page(rng: &mut StdRng, len: usize) -> Vec<u8> {
+    let mut page = vec![0; len];
+    for block in page.chunks_mut(64) {
+        let half = block.len() / 2;
+        rng.fill(&mut block[..half]);
+    }
+    page
+}
+
+fn packed(page: &[u8]) -> u64 {
+    zstd::bulk::compress(page, 3).expect("it fits").len() as u64
+}
+
+#[test]
+fn overwritten_pages_take_little_more_than_themselves() {
+    let (base, writes) = (setting("TIDELOCK_TEST_BASE_MIB", 32) << 20, setting("TIDELOCK_TEST_WRITES", 3000));
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let mut rng = StdRng::seed_from_u64(4);
+    let content = page(&mut rng, base as usize);
+    let base_packed: u64 = content.chunks(64 * 1024).map(packed).sum();
+    fs::write(volume.join("file"), &content).expect("writable");
+    let receiver = site.receiver();
+    let mut sidecar = site.sidecar(&receiver, &volume).start();
+    sidecar.settle(SOON);
+    let pages_packed = overwrite(&volume.join("file"), base, writes, &mut rng);
+    sidecar.settle(SOON);
+    let report = counts(&site, &receiver);
+    let stored = report["log_bytes"].as_u64().expect("a number");
+    let allowed = (base_packed + pages_packed + writes * 256) * 5 / 4;
+    println!(
+        "{stored} bytes for a base of {base_packed} and {writes} writes of {pages_packed}, in {} points; {allowed} are allowed",
+        report["points"]
+    );
+    assert!(stored <= allowed, "{stored} bytes, {allowed} are allowed");
+    assert!(report["points"].as_u64() > Some(20), "the writes were not seen one after the other: {report}");
+}
+
+/// Writes pages of 8 KiB here and there, a few at a time; the answer is what they take compressed.
+fn overwrite(path: &Path, base: u64, writes: u64, rng: &mut StdRng) -> u64 {
+    let file = File::options().write(true).open(path).expect("the file is there");
+    let mut sum = 0;
+    for _ in 0..writes {
+        let page = page(rng, 8192);
+        sum += packed(&page);
+        let at = rng.random_range(0..base / 8192) * 8192;
+        file.write_all_at(&page, at).expect("writable");
+        // A pace that a log of its own would have.
+        std::thread::sleep(std::time::Duration::from_micros(500));
+    }
+    sum
+}
