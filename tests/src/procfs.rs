@@ -1,6 +1,6 @@
 //! What the kernel says of a process.
 
-use std::fs;
+use std::{fs, ops::Range};
 
 /// Peak resident memory in bytes (`VmHWM`).
 pub fn peak_memory_bytes(pid: u32) -> u64 {
@@ -15,9 +15,26 @@ pub fn read_bytes(pid: u32) -> u64 {
 /// CPU time used so far, user and system, in clock ticks of 10 ms.
 pub fn cpu_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    ticks(&stat, 11..13)
+}
+
+/// CPU time used so far by a process and its children, those included that have ended, in clock ticks of 10 ms.
+pub fn family_cpu_ticks(pid: u32) -> u64 {
+    let living = children(pid).into_iter().map(|child| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat"));
+        // One that has ended since is counted with its parent.
+        stat.map_or(0, |stat| ticks(&stat, 11..13))
+    });
+    let living: u64 = living.sum();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    living + ticks(&stat, 11..15)
+}
+
+/// The sum of some of the fields that follow the command, counted from 0.
+fn ticks(stat: &str, fields: Range<usize>) -> u64 {
     let after = stat.rsplit_once(')').expect("the command ends with a parenthesis").1;
-    let fields: Vec<&str> = after.split_ascii_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
+    let all: Vec<&str> = after.split_ascii_whitespace().collect();
+    all[fields].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
 }
 
 /// The nice values of its threads.
@@ -68,5 +85,15 @@ mod tests {
         std::fs::read("/proc/self/exe").expect("readable");
         assert!(super::read_bytes(me) > before + 1000);
         super::cpu_ticks(me);
+    }
+
+    #[test]
+    fn children_that_have_ended_count() {
+        let me = std::process::id();
+        let before = super::family_cpu_ticks(me);
+        let mut busy = std::process::Command::new("sh");
+        let status = busy.args(["-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"]).status();
+        assert!(status.expect("there is a shell").success());
+        assert!(super::family_cpu_ticks(me) > before);
     }
 }

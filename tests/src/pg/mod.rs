@@ -22,7 +22,7 @@ pub use load::{Load, pgbench_init};
 use crate::{
     needs,
     process::{self, Process},
-    wait,
+    procfs, wait,
 };
 
 /// Recovery of a copy may replay a few hundred MiB on a busy machine.
@@ -83,6 +83,11 @@ impl Pg {
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// CPU time that the running server has used so far, all its processes together, in clock ticks of 10 ms.
+    pub fn cpu_ticks(&self) -> u64 {
+        procfs::family_cpu_ticks(self.server.as_ref().expect("the server runs").pid())
     }
 
     /// The directory of the socket and the logs.

@@ -8,6 +8,9 @@
 //!   reached its position; asked for every 0.2 ms.
 //! - Tidelock: a commit is durable when the sidecar holds the acknowledgement of a point that was cut after it.
 //!
+//! - What it takes: CPU time for each transaction, of the server, the sidecar, and of what would run on another machine. Unlike the
+//!   transactions per second these hardly depend on what else the machine does.
+//!
 //! The three take turns for a few seconds each, so that no one has the machine's better minutes. Both replicas run
 //! on the same machine as the server, which is the hardest case for processor time and the easiest for the network.
 
@@ -20,12 +23,13 @@ use std::{path::PathBuf, time::Duration};
 use clap::Parser;
 use tidelock_tests::{
     pg::{Load, Pg, pgbench_init},
+    procfs::cpu_ticks,
     site::{Sidecar, Site, Tracker},
     wait::{self, SOON},
 };
 
 use pulse::{Beat, Pulse};
-use report::{Report, Series};
+use report::{Cpu, Report, Series, Turn};
 use standby::Standby;
 
 /// Seeding and catching up on a slow machine.
@@ -97,29 +101,38 @@ fn measure(options: &Options) -> Report {
     let plan = site.sidecar(&receiver, pg.data()).tracker(tracker);
 
     let turn = Duration::from_secs((options.seconds / options.rounds).max(1));
-    let under_load = |pg: &Pg| {
+    // `others` says what the sidecar and the other side have used.
+    let under_load = |pg: &Pg, others: &dyn Fn() -> (u64, u64)| {
+        let cpu = || {
+            let (sidecar, standby) = others();
+            Cpu { server: pg.cpu_ticks(), sidecar, standby }
+        };
+        let before = cpu();
         let pulse = Pulse::start(pg, Duration::from_millis(options.pause_ms));
         let tps = Load::start(pg, options.clients, turn).finish();
-        (tps, pulse.stop())
+        let cpu = cpu().since(before);
+        (Turn { seconds: turn.as_secs(), tps, cpu }, pulse.stop())
     };
     let (mut alone, mut tidelock, mut streaming) = (Series::default(), Series::default(), Series::default());
     for _ in 0..options.rounds {
-        let (tps, _) = under_load(&pg);
-        alone.add(tps, []);
+        let (load, _) = under_load(&pg, &|| (0, 0));
+        alone.add(&load, []);
 
         let mut sidecar = plan.start();
         wait_for_sidecar(&pg, &mut sidecar);
-        let (tps, beats) = under_load(&pg);
+        let others = || (cpu_ticks(sidecar.process.pid()), cpu_ticks(receiver.process.pid()));
+        let (load, beats) = under_load(&pg, &others);
         sidecar.covered(beats.last().expect("there were commits").acked_ns, CATCH_UP);
         let acks = sidecar.acks();
-        tidelock.add(tps, beats.iter().filter_map(|beat| tidelock_tests::acks::lag_ns(&acks, beat.acked_ns)));
+        tidelock
+            .add(&load, beats.iter().filter_map(|beat| tidelock_tests::acks::lag_ns(&acks, beat.acked_ns)));
         sidecar.process.stop();
 
         standby.start(&pg);
         let watch = standby.watch();
-        let (tps, beats) = under_load(&pg);
+        let (load, beats) = under_load(&pg, &|| (0, standby.cpu_ticks()));
         let progress = watch.stop_after(beats.last().expect("there were commits").lsn);
-        streaming.add(tps, beats.iter().filter_map(|beat| progress.lag_ns(beat)));
+        streaming.add(&load, beats.iter().filter_map(|beat| progress.lag_ns(beat)));
         standby.stop();
     }
     let report = Report::new(

@@ -4,17 +4,53 @@ use std::{fmt, fs, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
+/// CPU time, in clock ticks of 10 ms.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Cpu {
+    /// Of the server, what sends to a streaming replica included.
+    pub(crate) server: u64,
+    /// Of the sidecar.
+    pub(crate) sidecar: u64,
+    /// Of what would run on another machine: the receiver, or the streaming replica.
+    pub(crate) standby: u64,
+}
+
+impl Cpu {
+    /// What was used since.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            server: self.server - before.server,
+            sidecar: self.sidecar - before.sidecar,
+            standby: self.standby - before.standby,
+        }
+    }
+}
+
+/// What a turn under load gave.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) seconds: u64,
+    pub(crate) tps: f64,
+    pub(crate) cpu: Cpu,
+}
+
 /// What one of the three did, over all its turns.
 #[derive(Debug, Default)]
 pub(crate) struct Series {
     tps: Vec<f64>,
+    transactions: f64,
+    cpu: Cpu,
     lags_ns: Vec<u64>,
 }
 
 impl Series {
     /// Adds a turn.
-    pub(crate) fn add(&mut self, tps: f64, lags_ns: impl IntoIterator<Item = u64>) {
-        self.tps.push(tps);
+    pub(crate) fn add(&mut self, turn: &Turn, lags_ns: impl IntoIterator<Item = u64>) {
+        self.tps.push(turn.tps);
+        self.transactions += turn.tps * Duration::from_secs(turn.seconds).as_secs_f64();
+        self.cpu.server += turn.cpu.server;
+        self.cpu.sidecar += turn.cpu.sidecar;
+        self.cpu.standby += turn.cpu.standby;
         self.lags_ns.extend(lags_ns);
         self.lags_ns.sort_unstable();
     }
@@ -22,6 +58,12 @@ impl Series {
     fn mean_tps(&self) -> f64 {
         let turns = u32::try_from(self.tps.len()).unwrap_or(u32::MAX);
         self.tps.iter().sum::<f64>() / f64::from(turns.max(1))
+    }
+
+    /// CPU time for each transaction in microseconds: of the server, the sidecar, and the other side.
+    fn cpu_us(&self) -> [f64; 3] {
+        let cpu = [self.cpu.server, self.cpu.sidecar, self.cpu.standby];
+        cpu.map(|ticks| Duration::from_millis(ticks * 10).as_secs_f64() * 1e6 / self.transactions.max(1.0))
     }
 
     /// The lag that this part of all commits did not exceed, in milliseconds.
@@ -74,7 +116,9 @@ impl Report {
     pub(crate) fn json(&self) -> Value {
         let base = self.rows[0].1.mean_tps();
         let rows = self.rows.iter().map(|(name, series)| {
+            let [server, sidecar, standby] = series.cpu_us();
             let row = json!({
+                "cpu_us": { "server": server, "sidecar": sidecar, "standby": standby },
                 "tps": series.mean_tps(),
                 "tps_of_unprotected": series.mean_tps() / base,
                 "commits": series.lags_ns.len(),
@@ -97,7 +141,7 @@ impl fmt::Display for Report {
         writeln!(f, "lag: from a commit's acknowledgement until it is durable on the other side, in ms")?;
         writeln!(
             f,
-            "{:<12} {:>8} {:>9} {:>9} {:>9} {:>8} {:>8}",
+            "{:<12} {:>8} {:>9} {:>9} {:>9} {:>8} {:>8}   CPU µs of a transaction: server, sidecar, standby",
             "", "commits", "p50", "p99", "max", "TPS", "of alone"
         )?;
         let base = self.rows[0].1.mean_tps();
@@ -109,7 +153,9 @@ impl fmt::Display for Report {
                     None => write!(f, " {:>9}", "-")?,
                 }
             }
-            writeln!(f, " {:>8.0} {:>8.2}", series.mean_tps(), series.mean_tps() / base)?;
+            write!(f, " {:>8.0} {:>8.2}", series.mean_tps(), series.mean_tps() / base)?;
+            let [server, sidecar, standby] = series.cpu_us();
+            writeln!(f, "   {server:>6.0} {sidecar:>5.0} {standby:>5.0}")?;
         }
         Ok(())
     }
@@ -136,7 +182,9 @@ mod tests {
     fn quantiles_are_lags_that_were_seen() {
         let mut series = Series::default();
         assert_eq!(series.quantile_ms(0.5), None);
-        series.add(1.0, (1..=100).rev().map(|lag| lag * 1_000_000));
+        let turn = Turn { seconds: 10, tps: 1.0, cpu: Cpu { server: 5, ..Cpu::default() } };
+        series.add(&turn, (1..=100).rev().map(|lag| lag * 1_000_000));
+        assert_eq!(series.cpu_us(), [5_000.0, 0.0, 0.0]);
         let lags: Vec<_> =
             [0.0, 0.5, 0.99, 1.0].map(|part| series.quantile_ms(part).expect("there are lags")).into();
         assert_eq!(lags, [1.0, 51.0, 100.0, 100.0]);

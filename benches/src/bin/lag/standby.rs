@@ -76,6 +76,11 @@ impl Standby {
         });
     }
 
+    /// CPU time that it has used since it was started, in clock ticks of 10 ms.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        self.0.cpu_ticks()
+    }
+
     /// Stops it.
     pub(crate) fn stop(&mut self) {
         self.0.stop();
