@@ -138,9 +138,11 @@ struct Work {
 impl Work {
     fn run(&mut self) {
         let mut pause = limits::KEEP_PAUSE;
+        let mut thin_at = Instant::now();
         while !self.stop.rest(pause) {
             let begun = Instant::now();
-            if !self.policy.keeps_everything() {
+            if !self.policy.keeps_everything() && begun >= thin_at {
+                thin_at = begun + limits::THIN_EVERY;
                 for volume in self.context.store.volumes() {
                     if self.thin(&volume) {
                         // The store takes no more writes; whoever watches it ends the receiver.

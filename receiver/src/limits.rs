@@ -49,8 +49,11 @@ pub const CHECKPOINT_COMMIT_BYTES: u64 = 512;
 /// Bytes of checkpoint chunks that are written before the next ones are cut.
 pub const CHECKPOINT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
-/// Pause between two rounds of retention, at least; see [`UPKEEP_REST`].
+/// Pause between two rounds of upkeep, at least; see [`UPKEEP_REST`] and [`THIN_EVERY`].
 pub const KEEP_PAUSE: Duration = Duration::from_secs(10);
+/// How often points are dropped. Each time the tree of the oldest point that stays is built anew, which for a database of 300 MiB costs
+/// as much as to take in 600 commits, however few points go.
+pub const THIN_EVERY: Duration = Duration::from_secs(60);
 /// Upkeep rests for so many times as long as it worked, so that it takes a small part of a core and of the disk.
 pub const UPKEEP_REST: u32 = 9;
 /// Ids of chunks that one session counts on, one by one; of more it counts on all, and nothing is removed meanwhile.
