@@ -88,6 +88,11 @@ pub const ROOT_CHECK_EVERY: Duration = Duration::from_secs(1);
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
 /// How long events may wait while nothing can be sent.
 pub const DRAIN_WHEN_BLOCKED_EVERY: Duration = Duration::from_millis(5);
+/// Wakeups for nothing, by what others do on the same file system, after which the rings are left alone for a while: for a
+/// shortest interval of cuts, then for two, and so on.
+pub const FOR_NOTHING_BEFORE_REST: u32 = 2;
+/// The longest such while: as long as what wakes nobody may wait anyway.
+pub const OTHERS_REST_MAX: Duration = Duration::from_millis(20);
 /// How often what could not be read or watched is tried again.
 pub const UNREADABLE_RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Where directories cannot be watched the whole volume is compared again, after this many times as long as that takes.

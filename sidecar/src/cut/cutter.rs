@@ -37,8 +37,8 @@ use super::{
     pace::{self, Pace},
 };
 use crate::limits::{
-    DRAIN_WHEN_BLOCKED_EVERY, HEARTBEAT_EVERY, PAUSE_THREADS_MAX, ROUNDS_AT_FULL_SPEED,
-    ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
+    DRAIN_WHEN_BLOCKED_EVERY, FOR_NOTHING_BEFORE_REST, HEARTBEAT_EVERY, OTHERS_REST_MAX, PAUSE_THREADS_MAX,
+    ROUNDS_AT_FULL_SPEED, ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
 };
 use crate::pause::{Escalation, Waiting};
 use crate::watch;
@@ -86,6 +86,8 @@ pub(crate) struct Cutter {
     desk: Arc<Desk>,
     errands: Errands,
     rounds: u32,
+    /// Wakeups in a row after which there was nothing to cut.
+    for_nothing: u32,
     pace: Pace,
     /// Since when there is something to cut.
     busy_since: Option<Instant>,
@@ -121,6 +123,7 @@ impl Cutter {
             desk,
             errands: Errands::default(),
             rounds: 0,
+            for_nothing: 0,
             pace: Pace::new(Instant::now(), pace::process_time()),
             busy_since: None,
             stop_by: None,
@@ -277,6 +280,7 @@ impl Cutter {
 
     /// Every volume gets a commit of the same number, above all that any of them has.
     fn commit(&mut self, common: Common<'_>) -> Result<(), Ended> {
+        self.for_nothing = 0;
         let epoch = self.config.epoch;
         let newest = self.members.iter().map(|member| member.last_seq(epoch)).max().unwrap_or_default();
         let id = PointId::new(epoch, newest.next());
@@ -350,14 +354,30 @@ impl Cutter {
         // Twice, because the session works meanwhile, which counts as well.
         self.pause();
         self.pause();
+        self.leave_others_alone()?;
         let now = Instant::now();
         let heartbeat_at = self.members.iter().map(Member::heartbeat_at).min().unwrap_or(now);
         let until_heartbeat = heartbeat_at.saturating_duration_since(now);
         let until_scrub = self.members.iter().filter_map(Member::scrub_due).min().unwrap_or(HEARTBEAT_EVERY);
         if self.wait_for_events(until_heartbeat.min(HEARTBEAT_EVERY).min(until_scrub))? {
             self.pace.begin(Instant::now(), pace::process_time());
+            self.for_nothing = self.for_nothing.saturating_add(1);
         }
         Ok(())
+    }
+
+    /// The rings tell what others do on the same file system, too. Where that is all there was for a while they are
+    /// left alone, ever longer, as long as no name changes: so a store through a mapping may be seen that much later.
+    fn leave_others_alone(&self) -> Result<(), Ended> {
+        let Some(more) = self.for_nothing.checked_sub(FOR_NOTHING_BEFORE_REST) else { return Ok(()) };
+        let rest = OTHERS_REST_MAX.min(self.config.interval * (more + 1));
+        let sessions = self.members.iter().map(|member| member.engine.outbox.waker());
+        let wakers: Vec<_> = sessions.chain([self.desk.waker()]).collect();
+        let watchers: Vec<_> = self.members.iter().map(|member| &member.engine.watcher).collect();
+        watch::wait_for_names(&watchers, &wakers, rest).map(drop).map_err(|error| {
+            let volume = self.members[0].name.clone();
+            Ended::Failed { volume, source: error.into() }
+        })
     }
 
     /// Waits until the next cut may begin, by what the last one has cost so far.

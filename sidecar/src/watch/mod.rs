@@ -31,7 +31,7 @@ pub use names::NamesChoice;
 pub use ranges::RangeSource;
 #[cfg(test)]
 pub(crate) use tests::MountedVolume;
-pub use watcher::{SourceChoice, Tracker, TrackerChoice, Watcher, wait_any};
+pub use watcher::{SourceChoice, Tracker, TrackerChoice, Watcher, wait_any, wait_for_names};
 
 /// Something that queues events.
 pub trait Source: Send {

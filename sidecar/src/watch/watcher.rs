@@ -223,6 +223,20 @@ pub fn wait_any(
     Ok(queued)
 }
 
+/// As [`wait_any`], for names alone: whatever is in the rings can wait, and wakes nobody.
+pub fn wait_for_names(
+    watchers: &[&Watcher],
+    wakers: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> Result<bool, WatchError> {
+    if watchers.iter().any(|watcher| watcher.names.has_pending()) {
+        return Ok(true);
+    }
+    let names: Vec<_> = watchers.iter().flat_map(|watcher| watcher.names.pollable()).collect();
+    let [woken, named] = poll_readable(&[wakers, &names], timeout)?;
+    Ok(woken || named)
+}
+
 fn listen_and_wait(
     watchers: &mut [&mut Watcher],
     wakers: &[BorrowedFd<'_>],
