@@ -132,7 +132,13 @@ fn conditions(live: Option<&crate::access::Live>) -> Vec<String> {
     let Some(live) = live else { return Vec::new() };
     let heartbeat = live.heartbeat.as_ref();
     let full = live.store_full.then(|| "store-full".to_owned());
-    heartbeat.into_iter().flat_map(|heartbeat| heartbeat.conditions.clone()).chain(full).collect()
+    let archive = Some(live.archive.clone()).filter(|condition| !condition.is_empty());
+    heartbeat
+        .into_iter()
+        .flat_map(|heartbeat| heartbeat.conditions.clone())
+        .chain(full)
+        .chain(archive)
+        .collect()
 }
 
 /// All volumes the operator may see, or the one asked for.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::{retention::Policy, vault::TenantKeys};
+use crate::{archive, retention::Policy, vault::TenantKeys};
 
 /// What [`crate::run`] needs. Checked before anything is bound.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// Which points stay as they grow old.
     pub keep: Policy,
+    /// Where the log is archived, if it is.
+    pub archive: Option<archive::Options>,
     /// Where to write the bound addresses once everything listens: the UDP one and the TCP one, a line each. It appears whole.
     pub port_file: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 use tidelock_proto::{identity::IdentityFileError, transport::TransportError};
 
-use crate::store::StoreError;
+use crate::{archive::ArchiveError, store::StoreError};
 
 /// One line that says what to do.
 #[derive(Debug, Error)]
@@ -16,6 +16,9 @@ pub enum RunError {
     /// The store cannot be opened.
     #[error("--store: {0}")]
     Open(StoreError),
+    /// The archive cannot be used, or acknowledgements wait for one that is not this receiver's any more.
+    #[error("--archive: {0}")]
+    Archive(ArchiveError),
     /// An address cannot be listened on.
     #[error("{option} {address}: {}", advice(.cause))]
     Listen {
@@ -53,6 +56,7 @@ impl RunError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Identity(_) | Self::Listen { .. } | Self::PortFile { .. } => true,
+            Self::Archive(error) => !error.is_transient(),
             Self::Open(error) => matches!(
                 error,
                 StoreError::Locked { .. }

@@ -53,6 +53,9 @@ async fn metrics(State(context): State<Arc<Context>>) -> Response {
     for observed in observe(&context, crate::server::now().wall_ns) {
         context.metrics.set_volume(&observed.name, &observed.gauges());
     }
+    if let Some(archive) = &context.archive {
+        context.metrics.set_archive(&archive.observe());
+    }
     context.metrics.set_full(context.store.full().is_some());
     if context.store.refusal().is_some() {
         context.metrics.on_poisoned();

@@ -1,5 +1,6 @@
 //! The receiver: ingest → log → journal → image → open a point.
 
+pub mod archive;
 mod catalogue;
 mod config;
 mod error;

@@ -106,6 +106,49 @@ pub const RECONCILE_EXAMPLES: usize = 5;
 /// Longest value of one extended attribute (`XATTR_SIZE_MAX` of Linux), in bytes.
 pub const XATTR_VALUE_MAX_BYTES: usize = 64 * 1024;
 
+// Archive.
+
+/// Longest piece of a segment in one object, in bytes: what one request carries, also on a slow line.
+pub const ARCHIVE_PIECE_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes that an entry of the chain carries itself, at most.
+pub const ARCHIVE_TAIL_BYTES: u64 = 1024 * 1024;
+/// Entries with tails behind a manifest.
+pub const ARCHIVE_TAILS: usize = 64;
+/// Bytes in them.
+pub const ARCHIVE_TAILS_BYTES: u64 = 8 * 1024 * 1024;
+/// How often what is new is archived, unless the options say otherwise.
+pub const ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// The same where acknowledgements wait for it.
+pub const ARCHIVE_ACK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long another receiver must see nothing of the holder, unless the options say otherwise.
+pub const ARCHIVE_LEASE: Duration = Duration::from_secs(15);
+/// The longest that a holder's word about that is taken for.
+pub const ARCHIVE_LEASE_MAX: Duration = Duration::from_secs(10 * 60);
+/// How often a newcomer looks at the holder's lease before it takes over.
+pub const ARCHIVE_WATCHES: u32 = 20;
+/// How long a connection to the object store may take.
+pub const ARCHIVE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one request may take.
+pub const ARCHIVE_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// After a failure it is tried again after so long, and each time later by as much,
+pub const ARCHIVE_RETRY_FIRST: Duration = Duration::from_millis(500);
+/// at most so long.
+pub const ARCHIVE_RETRY_LAST: Duration = Duration::from_secs(15);
+/// How often one object is asked for in vain while a store is fetched.
+pub const ARCHIVE_FETCH_ATTEMPTS: u32 = 5;
+/// How often the chain is read anew because its holder has moved on.
+pub const ARCHIVE_MOVED_ATTEMPTS: u32 = 5;
+/// Objects fetched or removed at once.
+pub const ARCHIVE_PARALLEL: usize = 4;
+/// Writers that race when a store's preconditions are tried.
+pub const ARCHIVE_RACERS: u8 = 6;
+/// How long the end of a receiver may wait for its archive.
+pub const ARCHIVE_LAST_WORDS: Duration = Duration::from_secs(5);
+/// Characters shown of what an object store says.
+pub const ARCHIVE_REASON_CHARS: usize = 240;
+/// Characters of a host's name in the chain.
+pub const ARCHIVE_WHO_CHARS: usize = 64;
+
 // Sessions.
 
 /// Chunks that come without a commit wait this long for one, so that both are one append and one fsync.

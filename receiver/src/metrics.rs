@@ -13,6 +13,8 @@ use prometheus_client::{
 };
 use tidelock_proto::VolumeName;
 
+use crate::archive::Observed;
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Everything that is counted.
@@ -44,6 +46,19 @@ pub struct Metrics {
     compacted: Gauge,
     retired: Counter,
     freed: Counter,
+    archive: ArchiveGauges,
+}
+
+/// What is told of the archive.
+#[derive(Debug, Default)]
+struct ArchiveGauges {
+    lag: Seconds,
+    missing: Gauge,
+    unreachable: Gauge,
+    lost: Gauge,
+    uploaded: Gauge,
+    entries: Gauge,
+    removed: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +118,7 @@ impl Default for Metrics {
             compacted: Gauge::default(),
             retired: Counter::default(),
             freed: Counter::default(),
+            archive: ArchiveGauges::default(),
         };
         metrics.register();
         metrics
@@ -185,6 +201,7 @@ impl Metrics {
         to.register_with_unit("freed", "Bytes of these segments", Unit::Bytes, self.freed.clone());
         to.register("points_dropped", "Points that retention has dropped", self.dropped.clone());
         to.register("store_full", "1 while there is no space: only promotions are taken", self.full.clone());
+        self.archive.register(&mut to);
     }
 
     /// All of it in the OpenMetrics text format.
@@ -272,6 +289,18 @@ impl Metrics {
         self.dropped.get_or_create(&of(volume)).inc_by(points);
     }
 
+    /// How the archive is doing.
+    pub(crate) fn set_archive(&self, observed: &Observed) {
+        let to = &self.archive;
+        to.lag.set(observed.lag.as_secs_f64());
+        to.missing.set(signed(observed.missing_bytes));
+        to.unreachable.set(i64::from(observed.condition == Some("archive-unreachable")));
+        to.lost.set(i64::from(observed.condition == Some("archive-lost")));
+        to.uploaded.set(signed(observed.uploaded_bytes));
+        to.entries.set(signed(observed.entries));
+        to.removed.set(signed(observed.removed_objects));
+    }
+
     /// Whether the store takes no commits for lack of space.
     pub fn set_full(&self, full: bool) {
         self.full.set(i64::from(full));
@@ -280,6 +309,32 @@ impl Metrics {
     /// The store takes no writes any more.
     pub fn on_poisoned(&self) {
         self.poisoned.set(1);
+    }
+}
+
+impl ArchiveGauges {
+    fn register(&self, to: &mut Registry) {
+        let (s, b) = (Unit::Seconds, Unit::Bytes);
+        to.register_with_unit(
+            "archive_lag",
+            "For how long the archive has lacked something that is durable here",
+            s,
+            self.lag.clone(),
+        );
+        to.register_with_unit("archive_missing", "How much of it", b.clone(), self.missing.clone());
+        to.register("archive_unreachable", "1 while the archive cannot be written", self.unreachable.clone());
+        to.register("archive_lost", "1 once the archive is another receiver's", self.lost.clone());
+        to.register_with_unit("archive_uploaded", "Uploaded since the start", b, self.uploaded.clone());
+        to.register(
+            "archive_entries",
+            "Entries added to the archive's chain since the start",
+            self.entries.clone(),
+        );
+        to.register(
+            "archive_removed",
+            "Objects removed from the archive since the start",
+            self.removed.clone(),
+        );
     }
 }
 

@@ -28,7 +28,9 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    Config, RunError, http,
+    Config, RunError,
+    archive::{self, Archive},
+    http,
     keeper::Keeper,
     limits,
     metrics::Metrics,
@@ -43,7 +45,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if identity.peer().role != Role::Receiver {
         return Err(RunError::Transport(TransportError::NotAReceiver(identity.peer().to_string())));
     }
-    let store = open_store(&config).await?;
+    let (store, mut archive) = open_store(&config).await?;
     let server = transport::server(config.listen, identity).map_err(|error| match error {
         TransportError::Bind { source, .. } => {
             RunError::Listen { option: "--listen", address: config.listen, cause: source }
@@ -60,6 +62,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         volumes: Volumes::default(),
         metrics: Metrics::default(),
         checks: CheckPool::start().map_err(RunError::Threads)?,
+        archive: archive.as_ref().map(Archive::handle),
         trees: Semaphore::new(limits::TREES_AT_ONCE),
         verifications: Semaphore::new(limits::VERIFY_AT_ONCE),
         closing,
@@ -78,12 +81,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         error = watch_over(&context) => Err(RunError::Store(error)),
         _ = &mut http_server => Err(RunError::Ended("the HTTP server")),
         () = keeper.ended() => Err(RunError::Ended("retention")),
+        lost = archive_ended(&mut archive) => Err(lost.map_or(RunError::Ended("the archive"), RunError::Archive)),
     };
     close.send_replace(true);
     server.shutdown("the receiver is shutting down").await;
     drop(stop_http);
     if !http_server.is_finished() && timeout(limits::LAST_WORDS_TIMEOUT, &mut http_server).await.is_err() {
         http_server.abort();
+    }
+    if let Some(archive) = archive {
+        archive.stop().await;
     }
     // Waits for the disk.
     server::blocking(move || {
@@ -95,17 +102,38 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     ended
 }
 
-async fn open_store(config: &Config) -> Result<Store, RunError> {
-    let (dir, begun) = (config.store.clone(), Instant::now());
+/// The store, behind what its archive has if it was lost.
+async fn open_store(config: &Config) -> Result<(Store, Option<Archive>), RunError> {
+    let dir = config.store.clone();
+    let prepared = server::blocking(move || Store::prepare(&dir)).await.map_err(RunError::Open)?;
+    let opening = match &config.archive {
+        Some(options) => {
+            let begun = archive::Opening::begin(prepared.dir(), options.clone()).await;
+            Some(begun.map_err(RunError::Archive)?)
+        }
+        None => None,
+    };
+    let begun = Instant::now();
     let options = StoreOptions { keys: config.keys.clone(), ..StoreOptions::default() };
-    let store = server::blocking(move || Store::open(&dir, options));
+    let store = server::blocking(move || prepared.open(options));
     let store = store.await.map_err(RunError::Open)?;
     let opened = store.opened();
     info!(took = ?begun.elapsed(), torn = opened.torn, rebuilt = opened.rebuilt, replayed = opened.replayed, "store opened");
     if opened.damaged > 0 {
         tracing::error!(places = opened.damaged, first = ?opened.damage.first(), "store is damaged; points that rest on it cannot be opened");
     }
-    Ok(store)
+    let archive = match opening {
+        Some(opening) => Some(opening.start(Arc::new(store.clone())).await.map_err(RunError::Archive)?),
+        None => None,
+    };
+    Ok((store, archive))
+}
+
+async fn archive_ended(archive: &mut Option<Archive>) -> Option<archive::ArchiveError> {
+    match archive {
+        Some(archive) => archive.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn announce(config: &Config, quic: SocketAddr, http: SocketAddr, store: &Store) {
@@ -115,6 +143,7 @@ fn announce(config: &Config, quic: SocketAddr, http: SocketAddr, store: &Store) 
         store = %config.store.display(),
         identity = %config.identity.display(),
         keep = %config.keep,
+        archive = config.archive.as_ref().map(|archive| archive.url.to_string()),
         volumes = store.volumes().len(),
         version = env!("CARGO_PKG_VERSION"),
         "receiver ready"

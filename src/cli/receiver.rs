@@ -1,9 +1,10 @@
 //! `tidelock receiver`: takes in what sidecars send and keeps the journal of recovery points.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tidelock_receiver::{
     Config, RunError,
+    archive::{self, Ack, ArchiveUrl},
     retention::{self, Policy},
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     /// Which points stay as they grow old: tiers STEP:AGE from young to old; `all:forever` keeps all.
     #[arg(long, value_name = "POLICY", default_value = retention::DEFAULT)]
     keep: Policy,
+    #[command(flatten)]
+    archive: Archive,
     /// Write the two bound addresses here once everything listens, a line each.
     #[arg(long, value_name = "PATH")]
     port_file: Option<PathBuf>,
@@ -39,6 +42,46 @@ pub(crate) struct Args {
     keys: KeyArgs,
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// A copy of the store in an object store.
+#[derive(Debug, clap::Args)]
+struct Archive {
+    /// Keep a copy of the store there, from which a receiver with an empty --store goes on: s3://BUCKET/PREFIX, gs://…, az://…, file:///DIR.
+    /// Credentials and endpoints come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT, …).
+    #[arg(long, value_name = "URL")]
+    archive: Option<ArchiveUrl>,
+    /// When a sidecar is told that its point is durable.
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t = AckArg::Local, requires_if("archive", "archive"))]
+    ack: AckArg,
+    /// How often what is new is archived; 10s, or 250ms with `--ack archive`.
+    #[arg(long, value_name = "TIME", requires = "archive", value_parser = humantime::parse_duration)]
+    archive_interval: Option<Duration>,
+    /// How long another receiver must see no sign of this one before it takes the archive over.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    archive_lease: Duration,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AckArg {
+    /// On the receiver's disk
+    Local,
+    /// In the archive too
+    Archive,
+}
+
+impl Archive {
+    fn options(self) -> Option<archive::Options> {
+        Some(archive::Options {
+            url: self.archive?,
+            ack: match self.ack {
+                AckArg::Local => Ack::Local,
+                AckArg::Archive => Ack::Archive,
+            },
+            interval: self.archive_interval,
+            lease: self.archive_lease,
+        })
+    }
 }
 
 /// Runs until it is told to stop.
@@ -51,6 +94,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         identity: args.identity,
         http: args.http,
         keep: args.keep,
+        archive: args.archive.options(),
         port_file: args.port_file,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -8,6 +8,7 @@ use std::{
 use tidelock_failover::{RebuildReport, plan, rebuild};
 use tidelock_proto::VolumeName;
 use tidelock_receiver::{
+    archive::{self, ArchiveUrl},
     retention::{self, Policy},
     store::{CompactOptions, Store, StoreOptions},
 };
@@ -32,6 +33,7 @@ enum Command {
     Plan(PlanArgs),
     Compact(CompactArgs),
     Keygen(KeygenArgs),
+    Fetch(FetchArgs),
 }
 
 /// Write the log anew with what its points still need, and give the rest of its space back; the receiver must be stopped
@@ -51,6 +53,22 @@ struct CompactArgs {
     yes: bool,
     #[command(flatten)]
     keys: KeyArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Fetch a store from its archive into an empty directory, for `--store`; whoever writes the archive goes on
+///
+/// A receiver fetches by itself: start it with an empty --store and --archive. This is for looking, restoring and promoting without one.
+#[derive(Debug, clap::Args)]
+struct FetchArgs {
+    /// Where the archive is: s3://BUCKET/PREFIX, gs://…, az://… or file:///DIR
+    #[arg(long, value_name = "URL")]
+    archive: ArchiveUrl,
+    /// The directory; created if it is not there
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -90,6 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Command::Plan(args) => run_plan(args),
         Command::Compact(args) => run_compact(args),
         Command::Keygen(args) => keys::keygen(args),
+        Command::Fetch(args) => run_fetch(args),
     }
 }
 
@@ -114,6 +133,22 @@ fn run_compact(args: &CompactArgs) -> Result<(), Failure> {
         ("points dropped", done.dropped.to_string()),
         ("points", done.points.to_string()),
         ("chunks", done.chunks.to_string()),
+    ]);
+    Ok(())
+}
+
+fn run_fetch(args: &FetchArgs) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (fetched, holder) = runtime.block_on(archive::fetch(&args.archive, &args.store))?;
+    if args.json {
+        return Ok(output::json(&fetched)?);
+    }
+    output::facts(&[
+        ("segments", fetched.segments.to_string()),
+        ("fetched", output::bytes(fetched.bytes)),
+        ("written by", holder),
+        ("took", output::duration(begun.elapsed().as_secs_f64() * 1e3)),
     ]);
     Ok(())
 }

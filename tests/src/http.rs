@@ -25,7 +25,7 @@ pub fn post(address: &str, path: &str, body: &str) -> Option<(u16, String)> {
     ask(address, &format!("{head}\r\n\r\n{body}"))
 }
 
-fn ask(address: &str, question: &str) -> Option<(u16, String)> {
+pub(crate) fn ask(address: &str, question: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(LIMIT)).ok()?;
     stream.write_all(question.as_bytes()).ok()?;

@@ -16,6 +16,7 @@ pub mod paths;
 pub mod pg;
 pub mod process;
 pub mod procfs;
+pub mod s3;
 pub mod site;
 pub mod wait;
 pub mod witness;

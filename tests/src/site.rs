@@ -81,16 +81,27 @@ pub struct Site {
     dir: TempDir,
     listen: std::sync::OnceLock<String>,
     logs: AtomicU32,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Site {
     /// A fresh authority with identities for the receiver and an operator.
     pub fn new() -> Self {
-        let site = Self { dir: scratch(), listen: std::sync::OnceLock::new(), logs: AtomicU32::new(0) };
+        let site = Self {
+            dir: scratch(),
+            listen: std::sync::OnceLock::new(),
+            logs: AtomicU32::new(0),
+            environment: Vec::new(),
+        };
         process::run(site.tidelock(["pki", "init"]).arg(site.path("pki")));
         site.issue("receiver", &["--ip", "127.0.0.1"], "receiver.id");
         site.issue("operator", &[], "operator.id");
         site
+    }
+
+    /// What every command finds in its environment from now on.
+    pub fn set_environment(&mut self, environment: Vec<(&'static str, String)>) {
+        self.environment = environment;
     }
 
     /// A path beneath the site's directory; nothing is made there.
@@ -113,7 +124,8 @@ impl Site {
             .current_dir(self.dir.path())
             .env_remove("TIDELOCK_LOG")
             .env_remove("TIDELOCK_RECEIVER")
-            .env_remove("TIDELOCK_IDENTITY");
+            .env_remove("TIDELOCK_IDENTITY")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Live {
     pub(crate) lag_ns: u64,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) store_full: bool,
+    /// The condition of the receiver's archive; empty if there is none.
+    pub(crate) archive: String,
     pub(crate) inodes: u64,
     pub(crate) data_bytes: u64,
 }

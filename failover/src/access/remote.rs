@@ -332,6 +332,7 @@ fn volume(status: VolumeStatus) -> Result<Volume> {
             lag_ns: status.lag_ns,
             heartbeat: status.heartbeat,
             store_full: status.store_full,
+            archive: status.archive,
             inodes: status.inodes,
             data_bytes: status.data_bytes,
         }),

@@ -250,6 +250,7 @@ mod tests {
             inodes: 1,
             data_bytes: 1,
             store_full: false,
+            archive: String::new(),
         };
         let volume = Volume {
             name: "t/v".parse().unwrap(),

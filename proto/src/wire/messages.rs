@@ -470,6 +470,9 @@ pub struct VolumeStatus {
     /// The receiver's disk is full: no commit is taken, of any volume.
     #[prost(bool, tag = "12")]
     pub store_full: bool,
+    /// The condition that the receiver's archive is in; empty if there is none.
+    #[prost(string, tag = "13")]
+    pub archive: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -37,7 +37,7 @@ impl fmt::Display for Place {
 }
 
 /// Up to where the log is known: everything before `offset` of `segment` is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
     /// The segment.
     pub segment: u32,

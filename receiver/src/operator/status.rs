@@ -75,7 +75,7 @@ impl Observed {
         }
     }
 
-    fn status(self, store_full: bool) -> VolumeStatus {
+    fn status(self, store_full: bool, archive: Option<&str>) -> VolumeStatus {
         let gauges = self.gauges();
         let totals = self.totals.unwrap_or_default();
         VolumeStatus {
@@ -91,6 +91,7 @@ impl Observed {
             data_bytes: totals.data_bytes,
             oldest_ns: self.info.as_ref().map_or(0, |info| info.oldest_ns),
             store_full,
+            archive: archive.unwrap_or_default().to_owned(),
         }
     }
 }
@@ -107,7 +108,9 @@ pub(super) async fn answer(
         if observed.totals.is_none() {
             observed.totals = count(context, &observed).await;
         }
-        replies.send(ReplyKind::Volume(observed.status(context.store.full().is_some()))).await?;
+        let archive = context.archive.as_ref().and_then(|archive| archive.observe().condition);
+        let status = observed.status(context.store.full().is_some(), archive);
+        replies.send(ReplyKind::Volume(status)).await?;
     }
     Ok(())
 }

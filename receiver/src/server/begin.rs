@@ -16,6 +16,7 @@ use tidelock_proto::{
 
 use super::Context;
 use crate::{
+    archive,
     session::{Session, Start},
     store::{Store, StoreError, VolumeInfo},
     vault::KeyError,
@@ -52,6 +53,8 @@ pub(super) enum Refusal {
     Locked(KeyError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the volume is being promoted")]
+    Promoting,
     #[error("the receiver is shutting down")]
     Closing,
 }
@@ -77,7 +80,7 @@ impl Refusal {
                 let reason = "the receiver's store failed: see the receiver's log".to_owned();
                 Some(ToSidecarKind::Denied(Denied { reason, retry: true }))
             }
-            Self::Closing | Self::Full(_) | Self::Locked(_) => denied(true),
+            Self::Closing | Self::Promoting | Self::Full(_) | Self::Locked(_) => denied(true),
             _ => denied(false),
         }
     }
@@ -119,13 +122,25 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
     };
     let mut writer = match taken {
         Ok(writer) => writer,
-        Err(Interruption::Fenced(current)) => {
-            return Err(Refusal::Fenced { volume: volume.clone(), current, writer: epoch });
-        }
-        Err(Interruption::Superseded { reconnected }) => return Err(Refusal::Superseded { reconnected }),
-        Err(Interruption::Promoting) => unreachable!("a seat waits for the end of a promotion"),
+        Err(interruption) => return Err(interrupted(interruption, volume, epoch)),
     };
     let info = current(&context.store, volume, hello).await?;
+    // The welcome says what is durable.
+    if let Some(mut archived) = context.archive.as_ref().and_then(archive::Handle::acks) {
+        let number = context.store.durable_number();
+        loop {
+            tokio::select! {
+                found = archived.wait_for(|archived| *archived >= number) => match found {
+                    Ok(_) => break,
+                    Err(_) => return Err(Refusal::Closing),
+                },
+                () = seat.changed() => if let Some(interruption) = seat.interruption() {
+                    return Err(interrupted(interruption, volume, epoch));
+                },
+                _ = closing.wait_for(|closing| *closing) => return Err(Refusal::Closing),
+            }
+        }
+    }
     let last = info.as_ref().map(|info| info.last.id);
     let cut_ns = info.as_ref().map_or(0, |info| info.last.cut.time_ns);
     let tree = match writer.take().filter(|parked| parked.last == last) {
@@ -134,6 +149,14 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
     };
     let session = Session::new(Start { volume: volume.clone(), epoch, last, cut_ns, tree });
     Ok(Begun { session, seat, writer, generation })
+}
+
+fn interrupted(interruption: Interruption, volume: &VolumeName, writer: Epoch) -> Refusal {
+    match interruption {
+        Interruption::Fenced(current) => Refusal::Fenced { volume: volume.clone(), current, writer },
+        Interruption::Superseded { reconnected } => Refusal::Superseded { reconnected },
+        Interruption::Promoting => Refusal::Promoting,
+    }
 }
 
 fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, hello: &Hello) -> Result<(), Refusal> {

@@ -24,7 +24,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 pub(crate) use checks::CheckPool;
 pub(crate) use sidecar::now;
 
-use crate::{limits, metrics::Metrics, operator, store::Store, volume::Volumes};
+use crate::{archive, limits, metrics::Metrics, operator, store::Store, volume::Volumes};
 
 /// What all streams share.
 pub(crate) struct Context {
@@ -34,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) checks: CheckPool,
     /// Trees built for operators, each of which may be large.
     pub(crate) trees: Semaphore,
+    /// Where the log is archived, if it is.
+    pub(crate) archive: Option<archive::Handle>,
     /// Verifications for operators, each of which reads the whole log.
     pub(crate) verifications: Semaphore,
     /// Turns true when the receiver shuts down.

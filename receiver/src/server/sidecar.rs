@@ -19,7 +19,10 @@ use tidelock_proto::{
     transport::{FrameError, FrameReader, FrameWriter},
     wire::messages::{Denied, Fenced, Hello, ToReceiver, ToSidecar, ToSidecarKind},
 };
-use tokio::time::{sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep_until, timeout},
+};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
@@ -28,7 +31,7 @@ use super::{
     checks::{Checks, Input},
 };
 use crate::{
-    limits,
+    archive, limits,
     session::{Counts, Decoded, Ending, Frame, Holdings, Now, Session, SessionError, Ticket, decode},
     store::{Lease, Receipt, Store, StoreError},
     volume::{Interruption, Seat, Writer},
@@ -127,6 +130,10 @@ struct Driver<'a> {
     read_out: bool,
     checks: Checks,
     flying: VecDeque<Flying>,
+    /// Durable here, and to be acknowledged when the archive has them: the number of a record that is not before them.
+    archiving: VecDeque<(Ticket, u64)>,
+    /// Up to which record the archive has the log, if acknowledgements wait for that.
+    archived: Option<watch::Receiver<u64>>,
     /// Of the store, when the session began: what it was told of chunks holds no longer than that.
     generation: u64,
     /// The chunks that the sidecar counts on.
@@ -142,6 +149,7 @@ enum Event {
     Interrupted,
     Closing,
     Durable(Result<(), StoreError>),
+    Archived,
     Sent(Result<(), FrameError>),
     Ready(Input),
     Message(Result<Option<ToReceiver>, FrameError>),
@@ -168,6 +176,8 @@ impl<'a> Driver<'a> {
             read_out: false,
             checks: Checks::default(),
             flying: VecDeque::new(),
+            archiving: VecDeque::new(),
+            archived: context.archive.as_ref().and_then(archive::Handle::acks),
             generation: begun.generation,
             lease: context.store.lease(),
             payload_bytes: 0,
@@ -247,6 +257,7 @@ impl<'a> Driver<'a> {
             () = self.seat.changed() => Event::Interrupted,
             _ = self.closing.wait_for(|closing| *closing), if !self.session.is_draining() => Event::Closing,
             durable = first_receipt(&mut self.flying), if !self.flying.is_empty() => Event::Durable(durable),
+            () = archived(&mut self.archived, &self.archiving), if !self.archiving.is_empty() => Event::Archived,
             sent = self.writer.flush(), if self.writer.waiting_bytes() > 0 => Event::Sent(sent),
             input = self.checks.next(), if handling => Event::Ready(input),
             message = self.reader.next(), if reading => Event::Message(message),
@@ -259,6 +270,7 @@ impl<'a> Driver<'a> {
             Event::Interrupted => self.heed_interruption(),
             Event::Closing => self.session.handle_closing(),
             Event::Durable(result) => self.on_receipt(result),
+            Event::Archived => self.on_archived(),
             Event::Sent(Ok(())) | Event::Timeout => {}
             Event::Sent(Err(_)) => self.session.handle_lost(),
             Event::Ready(input) => self.input(input),
@@ -341,12 +353,33 @@ impl<'a> Driver<'a> {
         match result {
             Ok(()) => {
                 self.context.metrics.observe_durable(since.elapsed());
-                self.session.handle_durable(ticket);
-                if let Some(point) = self.session.durable().point {
-                    self.lease.on_durable(point);
+                if self.archived.is_some() {
+                    self.archiving.push_back((ticket, self.context.store.durable_number()));
+                } else {
+                    self.on_durable(ticket);
                 }
             }
             Err(error) => self.session.handle_refused(error),
+        }
+    }
+
+    /// Acknowledges what the archive has by now.
+    fn on_archived(&mut self) {
+        let Some(archived) = self.archived.as_mut().map(|archived| *archived.borrow_and_update()) else {
+            return;
+        };
+        while let Some((ticket, number)) = self.archiving.front().copied()
+            && number <= archived
+        {
+            self.archiving.pop_front();
+            self.on_durable(ticket);
+        }
+    }
+
+    fn on_durable(&mut self, ticket: Ticket) {
+        self.session.handle_durable(ticket);
+        if let Some(point) = self.session.durable().point {
+            self.lease.on_durable(point);
         }
     }
 
@@ -365,6 +398,8 @@ impl<'a> Driver<'a> {
             let result = (&mut flying.receipt).await;
             self.on_receipt(result);
         }
+        // What the archive has not is not acknowledged; the writer that comes next is not kept waiting for it here.
+        self.on_archived();
         self.report();
         self.log_ending();
         let mut frames: Vec<ToSidecar> = std::iter::from_fn(|| self.session.poll_frame()).collect();
@@ -478,6 +513,16 @@ async fn first_receipt(flying: &mut VecDeque<Flying>) -> Result<(), StoreError> 
         None => std::task::Poll::Pending,
     })
     .await
+}
+
+/// Waits until the archive has the oldest of what waits for it; for ever if it ends before.
+async fn archived(archived: &mut Option<watch::Receiver<u64>>, waiting: &VecDeque<(Ticket, u64)>) {
+    if let (Some(archived), Some((_, number))) = (archived, waiting.front())
+        && archived.wait_for(|archived| archived >= number).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Both clocks, read by the drivers alone.

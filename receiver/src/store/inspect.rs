@@ -39,6 +39,21 @@ impl Store {
         self.shared().index.covered().filter(|mark| mark.number > 0)
     }
 
+    /// Where the log's segments are.
+    pub(crate) fn log_disk(&self) -> &dyn crate::log::disk::Disk {
+        self.shared().log.disk()
+    }
+
+    /// The identity in the log's segments.
+    pub(crate) fn log_id(&self) -> Result<Option<[u8; 16]>, StoreError> {
+        store_id(self.shared().log.disk())
+    }
+
+    /// The number of the newest record that is durable; 0 if there is none.
+    pub(crate) fn durable_number(&self) -> u64 {
+        self.durable_mark().map_or(0, |mark| mark.number)
+    }
+
     /// Bytes of the log up to a mark.
     pub(crate) fn log_bytes(&self, until: Mark) -> u64 {
         let disk = self.shared().log.disk();

@@ -49,6 +49,7 @@ pub use crate::catalogue::VolumeInfo;
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use compact::{CompactOptions, Compacted};
 pub use error::{Cause, StoreError};
+pub(crate) use open::Prepared;
 pub use owed::Lease;
 pub use pins::Pin;
 pub use read::StoredChunk;
@@ -152,6 +153,11 @@ impl Store {
     /// tail, and rebuilds the index if it is missing, unusable, or says other things than the log.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         open::open(dir, options)
+    }
+
+    /// Makes a directory ready to be opened as a store, by nobody but the caller.
+    pub(crate) fn prepare(dir: &Path) -> Result<Prepared, StoreError> {
+        open::prepare(dir)
     }
 
     /// Opens a store without its index, which is made anew from the log alone.
@@ -421,4 +427,4 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

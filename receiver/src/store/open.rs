@@ -8,7 +8,12 @@
 //!
 //! Step 4 comes before 5 because after a crash of the process alone, records may be readable that are not on disk yet.
 
-use std::{collections::BTreeSet, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 use tidelock_proto::{PointId, point::Point};
@@ -35,12 +40,35 @@ use crate::{
 };
 
 pub(super) fn open(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+    prepare(dir)?.open(options)
+}
+
+/// A directory that is this process's to open as a store.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    dir: PathBuf,
+    lock: StoreLock,
+}
+
+impl Prepared {
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// See [`Store::open`].
+    pub(crate) fn open(self, options: StoreOptions) -> Result<Store, StoreError> {
+        open_locked(&self.dir, options, self.lock)
+    }
+}
+
+/// Creates the directory if it is not there, refuses it if it is something else's, and locks it.
+pub(super) fn prepare(dir: &Path) -> Result<Prepared, StoreError> {
     create_dir(dir).map_err(StoreError::dir(dir, "cannot be created"))?;
     if let Some(found) = foreign(dir).map_err(StoreError::dir(dir, "cannot be read"))? {
         return Err(StoreError::NotEmpty { dir: dir.to_owned(), found });
     }
-    let lock = StoreLock::take(dir)?;
-    open_locked(dir, options, lock)
+    Ok(Prepared { dir: dir.to_owned(), lock: StoreLock::take(dir)? })
 }
 
 /// Something in a directory that is not a store yet and had better not become one.
@@ -51,7 +79,10 @@ fn foreign(dir: &Path) -> std::io::Result<Option<std::ffi::OsString>> {
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
         // What is there on a new file system, and what an attempt leaves that ended before there was a log.
-        if !["lost+found", "lock", "index"].iter().any(|known| name == *known) {
+        if !["lost+found", "lock", "index", "archive", "archive.new", "fetch.new"]
+            .iter()
+            .any(|known| name == *known)
+        {
             return Ok(Some(name));
         }
     }

@@ -7,7 +7,7 @@ mod crash_matrix;
 mod damage;
 mod damage_matrix;
 mod full;
-mod harness;
+pub(crate) mod harness;
 mod model;
 mod month;
 mod retire;

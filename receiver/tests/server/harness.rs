@@ -75,6 +75,7 @@ impl Site {
             identity: self.path("receiver"),
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             keep: Default::default(),
+            archive: None,
             port_file: Some(self.path("ports")),
         }
     }

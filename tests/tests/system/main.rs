@@ -1,5 +1,6 @@
 //! The system from outside: the built binary, real file systems, real databases, real faults.
 
+mod archive;
 mod browse;
 mod configuration;
 mod cost;

@@ -40,32 +40,32 @@ pub(super) fn keys() -> TenantKeys {
     KEYS.with_borrow(Clone::clone)
 }
 
-pub(super) fn volume(name: &str) -> VolumeName {
+pub(crate) fn volume(name: &str) -> VolumeName {
     name.parse().expect("a valid name")
 }
 
 /// Makes commits of one volume.
 #[derive(Clone)]
-pub(super) struct Source {
-    pub(super) volume: VolumeName,
+pub(crate) struct Source {
+    pub(crate) volume: VolumeName,
     /// The tree after the newest commit.
     pub(super) tree: Tree,
-    pub(super) points: BTreeMap<PointId, Tree>,
+    pub(crate) points: BTreeMap<PointId, Tree>,
     last: Option<PointId>,
     epoch: Epoch,
     /// Numbers that the next commit leaves out.
     left_out: u64,
     /// When the next points are received; their number if 0.
-    pub(super) now_ns: u64,
+    pub(crate) now_ns: u64,
     /// It has three files and writes them over and over.
-    pub(super) small: bool,
+    pub(crate) small: bool,
     /// Names that the next commits are given.
     pub(super) tags: Vec<String>,
     rng: StdRng,
 }
 
 impl Source {
-    pub(super) fn new(volume: VolumeName, seed: u64) -> Self {
+    pub(crate) fn new(volume: VolumeName, seed: u64) -> Self {
         Self {
             volume,
             tree: Tree::new(),
@@ -109,7 +109,7 @@ impl Source {
     }
 
     /// A commit with its chunks: a new file, or a write into one that is there.
-    pub(super) fn commit(&mut self) -> Batch {
+    pub(crate) fn commit(&mut self) -> Batch {
         let writes = self.rng.random_range(1..4);
         self.commit_of(writes)
     }
@@ -193,7 +193,7 @@ impl Source {
     }
 
     /// Every point that was made is there, in order, with its tree.
-    pub(super) fn check_all(&self, store: &Store) {
+    pub(crate) fn check_all(&self, store: &Store) {
         let ids: Vec<_> =
             store.points(&self.volume, None).expect("points").iter().map(|point| point.id).collect();
         assert_eq!(ids, self.points.keys().copied().collect::<Vec<_>>());
@@ -201,7 +201,7 @@ impl Source {
     }
 
     /// The point has the tree that was committed, and the content of every chunk in it.
-    pub(super) fn check(&self, store: &Store, id: PointId) {
+    pub(crate) fn check(&self, store: &Store, id: PointId) {
         let tree = store.tree_at(&self.volume, id).expect("the point opens");
         assert!(tree == self.points[&id], "point {id} of {} has another tree", self.volume);
         for (_, inode) in tree.iter() {

@@ -1,0 +1,128 @@
+//! Why an archive cannot be used.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use thiserror::Error;
+
+use crate::{limits, store::StoreError};
+
+/// What is wrong. The messages say what to do where that is known.
+#[derive(Debug, Clone, Error)]
+pub enum ArchiveError {
+    /// The URL names no archive.
+    #[error(
+        "{url:?} names no archive ({reason}): write s3://BUCKET/PREFIX, gs://…, az://… or file:///DIRECTORY"
+    )]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The object store did not do what it was asked: it may do so later.
+    #[error("cannot {what} {name:?}: {}", brief(source))]
+    Request {
+        /// What was being done.
+        what: &'static str,
+        /// With which object.
+        name: String,
+        /// What it said.
+        source: Arc<object_store::Error>,
+    },
+    /// Two writers would overwrite each other there.
+    #[error(
+        "the object store ignores `If-None-Match`, so two receivers could overwrite each other's archive: use one that \
+         honours conditional puts"
+    )]
+    Unconditional,
+    /// An object is not what was written.
+    #[error("object {name:?} of the archive {what}")]
+    Damaged {
+        /// The object.
+        name: String,
+        /// What was found.
+        what: &'static str,
+    },
+    /// An object that the newest manifest names is not there (any more).
+    #[error("object {0:?} of the archive is missing")]
+    Missing(String),
+    /// Written by a later Tidelock.
+    #[error(
+        "object {name:?} of the archive has format version {found}; this build reads up to {}",
+        super::entry::VERSION
+    )]
+    Version {
+        /// The object.
+        name: String,
+        /// Its version.
+        found: u32,
+    },
+    /// The directory has a log already.
+    #[error("{} has a log already: choose an empty directory", .0.display())]
+    NotEmpty(PathBuf),
+    /// There is nothing to read.
+    #[error("there is no archive at this prefix")]
+    Empty,
+    /// Another receiver writes there.
+    #[error("the archive is in use by receiver {who}; stop that one, or use another prefix")]
+    Held {
+        /// Host and process of the other one.
+        who: String,
+    },
+    /// Another receiver has written there since this store did.
+    #[error(
+        "receiver {who} has taken over the archive, and this store is not the one it goes on with: start with an empty --store to \
+         continue from the archive, or use another prefix"
+    )]
+    TakenOver {
+        /// Host and process of the other one.
+        who: String,
+    },
+    /// The archive has what the store has not, or had otherwise.
+    #[error(
+        "this store is not what its archive says (an older copy of it?): start with an empty --store to continue from the \
+         archive, or use another prefix"
+    )]
+    Diverged,
+    /// The local side failed.
+    #[error("{}: {source}", path.display())]
+    Local {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The directory cannot take a store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ArchiveError {
+    pub(super) fn request(what: &'static str, name: &str) -> impl Fn(object_store::Error) -> Self {
+        move |source| Self::Request { what, name: name.to_owned(), source: Arc::new(source) }
+    }
+
+    pub(super) fn local(path: &std::path::Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Local { path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    /// Whether it says that a segment was removed while it was read.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Local { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether trying again can help without anybody doing anything here.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Request { .. } | Self::Missing(_) | Self::Local { .. })
+    }
+}
+
+/// One line of what an object store says; some answer with pages.
+fn brief(error: &object_store::Error) -> String {
+    let text = error.to_string();
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(limits::ARCHIVE_REASON_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
