@@ -8,6 +8,7 @@ mod at;
 mod browse;
 mod clone;
 mod error;
+mod hold;
 pub mod limits;
 mod openers;
 mod part;
@@ -31,6 +32,7 @@ pub use browse::{
 };
 pub use clone::{CloneReport, clone};
 pub use error::FailoverError;
+pub use hold::{HoldReport, hold, release};
 pub use openers::{Opener, Openers, openers};
 pub use part::Part;
 pub use plan::{PlanReport, RuleReport, plan};

@@ -131,12 +131,12 @@ impl VolumeReport {
 fn conditions(live: Option<&crate::access::Live>) -> Vec<String> {
     let Some(live) = live else { return Vec::new() };
     let heartbeat = live.heartbeat.as_ref();
-    let full = live.store_full.then(|| "store-full".to_owned());
+    let store = live.store_conditions.iter().cloned();
     let archive = Some(live.archive.clone()).filter(|condition| !condition.is_empty());
     heartbeat
         .into_iter()
         .flat_map(|heartbeat| heartbeat.conditions.clone())
-        .chain(full)
+        .chain(store)
         .chain(archive)
         .collect()
 }

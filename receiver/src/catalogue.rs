@@ -23,6 +23,14 @@ use crate::{
     store::StoreError,
 };
 
+/// What a name begins with that holds its point: it stays until somebody releases it. A commit cannot bring one.
+pub const HOLD: &str = "held: ";
+
+/// Whether a name holds its point.
+pub fn is_hold(tag: &str) -> bool {
+    tag.starts_with(HOLD)
+}
+
 /// What is known of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeInfo {
@@ -69,6 +77,8 @@ pub(crate) struct Known {
     pub(crate) base: Option<Point>,
     /// Of a drop: the points there are in its runs. Of a journal: those that are not in its.
     pub(crate) gone: Vec<PointId>,
+    /// Of a release: the names that the point loses.
+    pub(crate) released: Vec<String>,
 }
 
 /// All volumes by name.
@@ -154,10 +164,17 @@ impl Catalogue {
                 put(key::tag(volume, *point, tag), Vec::new());
                 return;
             }
+            Fact::Release { volume, point } => {
+                for tag in &known.released {
+                    let key = key::tag(volume, *point, tag);
+                    puts.push(Put { table: Table::Catalogue, key, value: None });
+                }
+                return;
+            }
             Fact::Commit { volume, point, .. } => {
                 put(key::point(key::POINT, volume, point.id), encode_point(place, point, None));
                 // In the commit itself, so that it is never there without the names it was promised under.
-                for tag in &point.tags {
+                for tag in point.tags.iter().filter(|tag| !is_hold(tag)) {
                     put(key::tag(volume, point.id, tag), Vec::new());
                 }
                 volume
@@ -165,7 +182,7 @@ impl Catalogue {
             Fact::Merged { volume, point, on } => {
                 let step = Merged { on: on.map(wire::point_id_to_wire) };
                 put(key::point(key::POINT, volume, point.id), encode_point(place, point, Some(step)));
-                for tag in &point.tags {
+                for tag in point.tags.iter().filter(|tag| !is_hold(tag)) {
                     put(key::tag(volume, point.id, tag), Vec::new());
                 }
                 volume
@@ -204,7 +221,8 @@ impl Catalogue {
                 }
             }
             Fact::Drop { count, oldest_ns, .. } => self.on_drop(volume, *count, *oldest_ns),
-            Fact::Chunk { .. } | Fact::Ops | Fact::Tag { .. } | Fact::Merged { .. } | Fact::Retired(_) => {}
+            Fact::Chunk { .. } | Fact::Ops | Fact::Merged { .. } | Fact::Retired(_) => {}
+            Fact::Tag { .. } | Fact::Release { .. } => {}
         }
         if let Some(info) = self.volumes.get_mut(volume) {
             info.as_of = number;

@@ -2,7 +2,25 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+#[cfg(doc)]
+use crate::limits;
 use crate::{archive, retention::Policy, vault::TenantKeys};
+
+/// A limit of a store's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    /// Bytes that it may have; at least [`limits::CAP_MIN_BYTES`].
+    pub bytes: u64,
+    /// Part of it from which on there is a warning, in percent.
+    pub warn_percent: u8,
+}
+
+impl Cap {
+    /// Whether a log of this length deserves the warning.
+    pub fn is_near(&self, log_bytes: u64) -> bool {
+        log_bytes >= self.bytes / 100 * u64::from(self.warn_percent)
+    }
+}
 
 /// What [`crate::run`] needs. Checked before anything is bound.
 #[derive(Debug, Clone)]
@@ -17,6 +35,8 @@ pub struct Config {
     pub identity: PathBuf,
     /// TCP address for health and metrics, which are plain HTTP; port 0 takes a free one.
     pub http: SocketAddr,
+    /// How long the log may get, if there is a limit.
+    pub cap: Option<Cap>,
     /// Which points stay as they grow old.
     pub keep: Policy,
     /// Where the log is archived, if it is.

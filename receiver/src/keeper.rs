@@ -54,6 +54,7 @@ impl Keeper {
             told: HashMap::new(),
             live_bytes: None,
             failing: None,
+            exhausted: false,
         };
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
             // Dropped at any end of this thread, a panic too.
@@ -133,14 +134,18 @@ struct Work {
     live_bytes: Option<u64>,
     /// Why space was not given back.
     failing: Option<String>,
+    /// The store is near its cap, and no point may go.
+    exhausted: bool,
 }
 
 impl Work {
     fn run(&mut self) {
-        let mut pause = limits::KEEP_PAUSE;
-        let mut thin_at = Instant::now();
-        while !self.stop.rest(pause) {
+        let (mut rest_until, mut thin_at) = (Instant::now(), Instant::now());
+        while !self.stop.rest(limits::KEEP_PAUSE) {
             let begun = Instant::now();
+            if begun < rest_until && !self.is_capped() {
+                continue;
+            }
             if !self.policy.keeps_everything() && begun >= thin_at {
                 thin_at = begun + limits::THIN_EVERY;
                 for volume in self.context.store.volumes() {
@@ -151,12 +156,17 @@ impl Work {
                     }
                 }
             }
-            if self.compact() {
+            if self.compact() || self.relieve() {
                 while !self.stop.rest(limits::KEEP_PAUSE) {}
                 return;
             }
-            pause = limits::KEEP_PAUSE.max(begun.elapsed() * limits::UPKEEP_REST);
+            rest_until = Instant::now() + begun.elapsed() * limits::UPKEEP_REST;
         }
+    }
+
+    /// Whether commits wait for room below the store's cap: nothing is worth more then.
+    fn is_capped(&self) -> bool {
+        self.context.cap.is_some() && self.context.store.full().is_some()
     }
 
     /// Gives space back if there is enough to give; whether the store is at its end.
@@ -199,6 +209,46 @@ impl Work {
                 }
                 // The journals are not read again for nothing at every turn.
                 self.live_bytes = Some(log_bytes);
+            }
+        }
+        false
+    }
+
+    /// Makes room if the log is near its cap; whether the store is at its end.
+    fn relieve(&mut self) -> bool {
+        let Some(cap) = self.context.cap else { return false };
+        let (store, metrics) = (&self.context.store, &self.context.metrics);
+        // Without rests: commits may be waiting for this.
+        match store.relieve(cap.bytes, &mut |_| ()) {
+            Ok(None) => self.exhausted = false,
+            Ok(Some(done)) => {
+                self.live_bytes = Some(done.live_bytes);
+                metrics.set_log(done.log_bytes, self.live_bytes);
+                metrics.on_compacted(done.segments, done.freed_bytes, now().wall_ns);
+                if done.dropped > 0 {
+                    warn!(
+                        dropped = done.dropped,
+                        live_bytes = done.live_bytes,
+                        cap_bytes = cap.bytes,
+                        "points went before their time: the store is near its cap"
+                    );
+                }
+                if done.exhausted && !self.exhausted {
+                    error!(
+                        live_bytes = done.live_bytes,
+                        cap_bytes = cap.bytes,
+                        "store is near its cap and no point may go; raise --store-cap, or release or delete something"
+                    );
+                }
+                self.exhausted = done.exhausted;
+            }
+            Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
+            Err(error) => {
+                let text = error.to_string();
+                if self.failing.as_ref() != Some(&text) {
+                    error!(%error, "no room can be made below the store's cap");
+                    self.failing = Some(text);
+                }
             }
         }
         false

@@ -22,6 +22,6 @@ pub mod vault;
 pub mod verify;
 pub mod volume;
 
-pub use config::Config;
+pub use config::{Cap, Config};
 pub use error::RunError;
 pub use run::run;

@@ -8,6 +8,16 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
 /// Bytes of the disk that commits leave free, unless the options say otherwise: for promotions, and for the index to go on.
 pub const STORE_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
+/// A store with a cap has segments of at most one part in so many of it.
+pub const CAP_SEGMENTS: u64 = 16;
+/// Smallest cap of a store, in bytes.
+pub const CAP_MIN_BYTES: u64 = 64 * 1024 * 1024;
+/// Points go before their time when the log has more than this part of its cap,
+pub const CAP_RELIEVE_PERCENT: u64 = 92;
+/// until no more than this part is needed: a compaction leaves a tenth more.
+pub const CAP_LIVE_PERCENT: u64 = 75;
+/// One in so many of the points that may go goes at once.
+pub const CAP_STEP: usize = 8;
 /// Size of a segment that is begun in the reserve, in bytes.
 pub const SMALL_SEGMENT_BYTES: u64 = 64 * 1024;
 /// How often a full store looks whether there is space again.

@@ -39,6 +39,8 @@ pub struct Metrics {
     fenced: Counter,
     poisoned: Gauge,
     full: Gauge,
+    cap: Gauge,
+    near_cap: Gauge,
     dropped: Family<OfVolume, Counter>,
     log: Gauge,
     live: Gauge,
@@ -111,6 +113,8 @@ impl Default for Metrics {
             fenced: Counter::default(),
             poisoned: Gauge::default(),
             full: Gauge::default(),
+            cap: Gauge::default(),
+            near_cap: Gauge::default(),
             dropped: Family::default(),
             log: Gauge::default(),
             live: Gauge::default(),
@@ -151,7 +155,7 @@ impl Metrics {
             self.behind.clone(),
         );
         to.register("commits", "Commits taken", self.commits.clone());
-        to.register_with_unit("received", "Payload of chunks received", b, self.chunk_bytes.clone());
+        to.register_with_unit("received", "Payload of chunks received", b.clone(), self.chunk_bytes.clone());
         to.register("chunks", "Chunks received", self.chunks.clone());
         to.register("chunks_deduplicated", "Chunks received that were held already", self.duplicates.clone());
         to.register_with_unit(
@@ -200,6 +204,13 @@ impl Metrics {
         to.register("segments_retired", "Segments that compaction has removed", self.retired.clone());
         to.register_with_unit("freed", "Bytes of these segments", Unit::Bytes, self.freed.clone());
         to.register("points_dropped", "Points that retention has dropped", self.dropped.clone());
+        to.register_with_unit(
+            "store_cap",
+            "Length that the log may have; 0 without a cap",
+            b.clone(),
+            self.cap.clone(),
+        );
+        to.register("store_near_cap", "1 while the log is near its cap", self.near_cap.clone());
         to.register("store_full", "1 while there is no space: only promotions are taken", self.full.clone());
         self.archive.register(&mut to);
     }
@@ -304,6 +315,13 @@ impl Metrics {
     /// Whether the store takes no commits for lack of space.
     pub fn set_full(&self, full: bool) {
         self.full.set(i64::from(full));
+    }
+
+    /// How long the log may get, how long it is, and whether that is near.
+    pub fn set_cap(&self, cap_bytes: u64, log_bytes: u64, near: bool) {
+        self.cap.set(signed(cap_bytes));
+        self.log.set(signed(log_bytes));
+        self.near_cap.set(i64::from(near));
     }
 
     /// The store takes no writes any more.

@@ -65,6 +65,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         archive: archive.as_ref().map(Archive::handle),
         trees: Semaphore::new(limits::TREES_AT_ONCE),
         verifications: Semaphore::new(limits::VERIFY_AT_ONCE),
+        cap: config.cap,
         closing,
     });
     if let Some(path) = &config.port_file {
@@ -114,7 +115,8 @@ async fn open_store(config: &Config) -> Result<(Store, Option<Archive>), RunErro
         None => None,
     };
     let begun = Instant::now();
-    let options = StoreOptions { keys: config.keys.clone(), ..StoreOptions::default() };
+    let cap_bytes = config.cap.map(|cap| cap.bytes);
+    let options = StoreOptions { keys: config.keys.clone(), cap_bytes, ..StoreOptions::default() };
     let store = server::blocking(move || prepared.open(options));
     let store = store.await.map_err(RunError::Open)?;
     let opened = store.opened();
@@ -144,6 +146,7 @@ fn announce(config: &Config, quic: SocketAddr, http: SocketAddr, store: &Store) 
         identity = %config.identity.display(),
         keep = %config.keep,
         archive = config.archive.as_ref().map(|archive| archive.url.to_string()),
+        cap_bytes = config.cap.map(|cap| cap.bytes),
         volumes = store.volumes().len(),
         version = env!("CARGO_PKG_VERSION"),
         "receiver ready"

@@ -10,6 +10,7 @@ mod drill;
 pub(crate) mod exit;
 mod failpoint;
 mod find;
+mod hold;
 mod keys;
 mod local;
 mod logging;
@@ -57,6 +58,8 @@ enum Command {
     Promote(promote::Args),
     Rollback(rollback::Args),
     Clone(clone::Args),
+    Hold(hold::Hold),
+    Release(hold::Release),
     Test(drill::Test),
     Drill(drill::Drill),
     Status(status::Args),
@@ -104,6 +107,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Promote(args) => promote::run(&args),
         Command::Rollback(args) => rollback::run(&args),
         Command::Clone(args) => clone::run(&args),
+        Command::Hold(args) => hold::run_hold(&args),
+        Command::Release(args) => hold::run_release(&args),
         Command::Test(args) => drill::test(&args),
         Command::Drill(args) => drill::drill(&args),
         Command::Status(args) => status::run(&args),

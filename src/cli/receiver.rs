@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tidelock_receiver::{
-    Config, RunError,
+    Cap, Config, RunError,
     archive::{self, Ack, ArchiveUrl},
+    limits,
     retention::{self, Policy},
 };
 
@@ -12,7 +13,7 @@ use super::{
     exit::{Failure, USAGE},
     keys::KeyArgs,
     logging::{self, LogArgs},
-    signals,
+    sidecar, signals,
 };
 
 /// Keep the standby copies: take in what sidecars send, answer operators.
@@ -35,6 +36,12 @@ pub(crate) struct Args {
     keep: Policy,
     #[command(flatten)]
     archive: Archive,
+    /// How long the store's log may get, such as 500G; near it the oldest points go before their time, except those with a name. At least 64M
+    #[arg(long, value_name = "BYTES", value_parser = cap_bytes)]
+    store_cap: Option<u64>,
+    /// Warn in status and metrics from this part of --store-cap on
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100))]
+    store_warn: u8,
     /// Write the two bound addresses here once everything listens, a line each.
     #[arg(long, value_name = "PATH")]
     port_file: Option<PathBuf>,
@@ -93,6 +100,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         listen: args.listen,
         identity: args.identity,
         http: args.http,
+        cap: args.store_cap.map(|bytes| Cap { bytes, warn_percent: args.store_warn }),
         keep: args.keep,
         archive: args.archive.options(),
         port_file: args.port_file,
@@ -109,6 +117,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Nothing that is still running has anything left to promise.
     runtime.shutdown_background();
     ended
+}
+
+fn cap_bytes(text: &str) -> Result<u64, String> {
+    let bytes = sidecar::parse_bytes(text)?;
+    if bytes < limits::CAP_MIN_BYTES { Err("is less than 64M".to_owned()) } else { Ok(bytes) }
 }
 
 fn failure(error: RunError) -> Failure {

@@ -207,7 +207,7 @@ fn parse_exclude(text: &str) -> Result<Exclude, String> {
 }
 
 /// A number of bytes, with `K`, `M` or `G` for powers of 1024.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let shift = match text.as_bytes().last() {
         Some(b'K') => 10,
         Some(b'M') => 20,

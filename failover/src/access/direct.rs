@@ -151,6 +151,11 @@ impl Direct {
         let record = Record::Tag { volume: name.clone(), point, tag: tag.to_owned() };
         Ok(self.0.append_and_wait(Batch::of(record))?)
     }
+
+    pub(super) fn release(&self, name: &VolumeName, point: PointId) -> Result<(), FailoverError> {
+        let record = Record::Release { volume: name.clone(), point, copy: false };
+        Ok(self.0.append_and_wait(Batch::of(record))?)
+    }
 }
 
 impl Chunks for StoreChunks<'_> {

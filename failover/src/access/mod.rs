@@ -43,9 +43,9 @@ pub(crate) struct Live {
     pub(crate) connected: bool,
     pub(crate) lag_ns: u64,
     pub(crate) heartbeat: Option<Heartbeat>,
-    pub(crate) store_full: bool,
     /// The condition of the receiver's archive; empty if there is none.
     pub(crate) archive: String,
+    pub(crate) store_conditions: Vec<String>,
     pub(crate) inodes: u64,
     pub(crate) data_bytes: u64,
 }
@@ -211,6 +211,14 @@ impl Access {
         match &self.0 {
             Kind::Remote(remote) => remote.tag(name, point, tag),
             Kind::Direct(direct) => direct.tag(name, point, tag),
+        }
+    }
+
+    /// Takes the names from a point that hold it.
+    pub(crate) fn release(&self, name: &VolumeName, point: PointId) -> Result<(), FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.release(name, point),
+            Kind::Direct(direct) => direct.release(name, point),
         }
     }
 }

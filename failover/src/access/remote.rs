@@ -15,8 +15,8 @@ use tidelock_proto::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
             ChunksRequest, CloneRequest, FindRequest, Open, OpenKind, OperatorReply, OperatorRequest,
-            PointsRequest, PromoteRequest, ReplyKind, RequestKind, StatusRequest, TagRequest, TreeRequest,
-            UsageRequest, VerifyRequest, VolumeStatus,
+            PointsRequest, PromoteRequest, ReleaseRequest, ReplyKind, RequestKind, StatusRequest, TagRequest,
+            TreeRequest, UsageRequest, VerifyRequest, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
@@ -252,6 +252,11 @@ impl Remote {
         let request = TagRequest { volume: name.to_string(), point, tag: tag.to_owned() };
         self.ask(RequestKind::Tag(request), |_| Err(FailoverError::Answer))
     }
+
+    pub(super) fn release(&self, name: &VolumeName, point: PointId) -> Result<()> {
+        let request = ReleaseRequest { volume: name.to_string(), point: Some(point_id_to_wire(point)) };
+        self.ask(RequestKind::Release(request), |_| Err(FailoverError::Answer))
+    }
 }
 
 impl Drop for Remote {
@@ -331,8 +336,8 @@ fn volume(status: VolumeStatus) -> Result<Volume> {
             connected: status.connected,
             lag_ns: status.lag_ns,
             heartbeat: status.heartbeat,
-            store_full: status.store_full,
             archive: status.archive,
+            store_conditions: status.store_conditions,
             inodes: status.inodes,
             data_bytes: status.data_bytes,
         }),

@@ -249,8 +249,8 @@ mod tests {
             heartbeat,
             inodes: 1,
             data_bytes: 1,
-            store_full: false,
             archive: String::new(),
+            store_conditions: Vec::new(),
         };
         let volume = Volume {
             name: "t/v".parse().unwrap(),

@@ -248,7 +248,7 @@ pub struct Ack {
 pub struct OperatorRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22")]
+    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 27")]
     pub kind: Option<RequestKind>,
 }
 
@@ -284,6 +284,9 @@ pub enum RequestKind {
     /// Makes a new volume of a point.
     #[prost(message, tag = "22")]
     Clone(CloneRequest),
+    /// Takes the names from a point that hold it.
+    #[prost(message, tag = "27")]
+    Release(ReleaseRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -335,6 +338,14 @@ pub struct TagRequest {
     pub point: Option<PointId>,
     #[prost(string, tag = "3")]
     pub tag: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<PointId>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -473,6 +484,9 @@ pub struct VolumeStatus {
     /// The condition that the receiver's archive is in; empty if there is none.
     #[prost(string, tag = "13")]
     pub archive: String,
+    /// What the receiver has to say of its store: `store-full`, `store-cap`, `store-near-cap`.
+    #[prost(string, repeated, tag = "14")]
+    pub store_conditions: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -13,6 +13,7 @@
 //! | 9 | volume | [`VolumeBody`] |
 //! | 10 | journal | [`JournalBody`] |
 //! | 11 | retired | [`RetiredBody`] |
+//! | 12 | release | [`ReleaseBody`] |
 //!
 //! An `ops` record means nothing by itself: the commit that seals it names it by its place.
 
@@ -53,13 +54,17 @@ pub enum Kind {
     Journal = 10,
     /// Segments that may be gone.
     Retired = 11,
+    /// A point is held no more.
+    Release = 12,
 }
 
 impl Kind {
     /// The kind with this tag.
     pub fn from_tag(tag: u8) -> Option<Self> {
-        use Kind::{Checkpoint, Chunk, Commit, Drop, Epoch, Journal, Merged, Ops, Retired, Tag, Volume};
-        [Chunk, Ops, Commit, Checkpoint, Epoch, Tag, Merged, Drop, Volume, Journal, Retired]
+        use Kind::{
+            Checkpoint, Chunk, Commit, Drop, Epoch, Journal, Merged, Ops, Release, Retired, Tag, Volume,
+        };
+        [Chunk, Ops, Commit, Checkpoint, Epoch, Tag, Merged, Drop, Volume, Journal, Retired, Release]
             .into_iter()
             .find(|kind| *kind as u8 == tag)
     }
@@ -309,6 +314,15 @@ pub struct TagBody {
     pub tag: String,
 }
 
+/// The names of a point that hold it are gone.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReleaseBody {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(message, optional, tag = "2")]
+    pub point: Option<messages::PointId>,
+}
+
 /// What a record says to the index and the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact {
@@ -332,6 +346,8 @@ pub enum Fact {
     Epoch { volume: VolumeName, epoch: Epoch, base: PointId },
     /// A point has another name from here on.
     Tag { volume: VolumeName, point: PointId, tag: String },
+    /// A point loses the names that hold it.
+    Release { volume: VolumeName, point: PointId },
     /// Nothing by itself.
     Ops,
 }
@@ -347,6 +363,7 @@ impl Fact {
             | Self::Drop { volume, .. }
             | Self::Checkpoint { volume, .. }
             | Self::Epoch { volume, .. }
+            | Self::Release { volume, .. }
             | Self::Tag { volume, .. } => Some(volume),
             Self::Chunk { .. } | Self::Ops | Self::Retired(_) => None,
         }
@@ -409,6 +426,11 @@ impl Fact {
                 let body = EpochBody::decode(body).ok()?;
                 let base = wire::point_id_from_wire(body.base).ok()?;
                 Some(Self::Epoch { volume: body.volume.parse().ok()?, epoch: Epoch(body.epoch), base })
+            }
+            Kind::Release => {
+                let body = ReleaseBody::decode(body).ok()?;
+                let point = wire::point_id_from_wire(body.point).ok()?;
+                Some(Self::Release { volume: body.volume.parse().ok()?, point })
             }
             Kind::Tag => {
                 let body = TagBody::decode(body).ok()?;

@@ -117,6 +117,8 @@ pub enum LogError {
     /// There is no room for another segment. Nothing was written, and trying again later is right.
     #[error("another segment needs {wanted} bytes, and {available} are left")]
     Full {
+        /// It is the log's cap, not the disk.
+        capped: bool,
         /// Bytes that are left.
         available: u64,
         /// Bytes that have to be left.

@@ -32,6 +32,8 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Bytes of the disk that a new segment must leave free.
     pub reserve_bytes: u64,
+    /// Bytes that the log may have, if there is a limit; promotions and upkeep may use some more.
+    pub cap_bytes: Option<u64>,
     /// Gives every segment its salt.
     pub salt: fn() -> u64,
 }
@@ -198,17 +200,50 @@ impl LogWriter {
             Spend::All => 0,
         };
         let wanted = len + left;
+        if let Some((used, cap)) = self.used()? {
+            let cap = cap + self.beyond_cap();
+            if used + len > cap {
+                return Err(LogError::Full {
+                    capped: true,
+                    available: cap.saturating_sub(used),
+                    wanted: len,
+                });
+            }
+        }
         // A file system that does not say is asked by reserving the space.
         match self.disk.available() {
-            Ok(available) if available < wanted => Err(LogError::Full { available, wanted }),
+            Ok(available) if available < wanted => Err(LogError::Full { capped: false, available, wanted }),
             _ => Ok(()),
+        }
+    }
+
+    /// Bytes that the log has, and those that it may have, if there is a cap.
+    fn used(&self) -> Result<Option<(u64, u64)>, LogError> {
+        let Some(cap) = self.options.cap_bytes else { return Ok(None) };
+        let segments = self.disk.list().map_err(LogError::io("list", self.segment))?;
+        let len = |segment: &u32| self.disk.open(*segment).and_then(|file| file.len()).unwrap_or(0);
+        let reserved: u64 = segments.iter().map(len).sum();
+        // Of the open segment counts what is in it: it is cut to that before another one begins.
+        let spare = self.open.as_ref().map_or(0, |open| open.capacity.saturating_sub(open.at));
+        Ok(Some((reserved.saturating_sub(spare), cap)))
+    }
+
+    /// Bytes beyond the cap that may be used now, as with the reserve of the disk.
+    fn beyond_cap(&self) -> u64 {
+        let reserve = self.options.reserve_bytes.min(self.options.cap_bytes.unwrap_or(0) / 8);
+        match self.spend {
+            Spend::Nothing => 0,
+            Spend::Half => reserve / 2,
+            Spend::All => reserve,
         }
     }
 
     /// Length of a segment whose first record takes this many bytes. A record larger than a segment gets one of its own.
     fn segment_len(&self, bytes: u64) -> u64 {
         let whole = self.options.segment_bytes + self.options.reserve_bytes;
-        let within = self.spend != Spend::Nothing && self.disk.available().is_ok_and(|free| free < whole);
+        let tight = self.disk.available().is_ok_and(|free| free < whole)
+            || matches!(self.used(), Ok(Some((used, cap))) if used + self.options.segment_bytes > cap);
+        let within = self.spend != Spend::Nothing && tight;
         let usual = if within { limits::SMALL_SEGMENT_BYTES } else { self.options.segment_bytes };
         usual.min(self.options.segment_bytes).max(RECORDS_START + bytes)
     }
@@ -287,7 +322,7 @@ fn is_full(error: &io::Error) -> bool {
 /// What a failed reservation of space means.
 fn reserving(segment: u32, wanted: u64) -> impl Fn(io::Error) -> LogError {
     move |error| match is_full(&error) {
-        true => LogError::Full { available: 0, wanted },
+        true => LogError::Full { capped: false, available: 0, wanted },
         false => LogError::io("reserve", segment)(error),
     }
 }

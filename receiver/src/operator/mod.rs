@@ -128,6 +128,9 @@ async fn answer(
         RequestKind::Tag(request) => {
             tag(context, permitted(&request.volume)?, request.point, &request.tag).await?
         }
+        RequestKind::Release(request) => {
+            release(context, permitted(&request.volume)?, request.point).await?;
+        }
         RequestKind::Verify(request) => {
             let volume = request.volume.as_deref().map(permitted).transpose()?;
             verify::answer(context, peer, volume, replies).await?;
@@ -153,6 +156,17 @@ fn permit(peer: &Peer, volume: &str) -> Result<VolumeName, OperatorError> {
         return Ok(volume);
     }
     Err(OperatorError::NotPermitted { peer: peer.to_string(), what: format!("touch volume {volume}") })
+}
+
+async fn release(
+    context: &Context,
+    volume: VolumeName,
+    point: Option<tidelock_proto::wire::messages::PointId>,
+) -> Result<(), OperatorError> {
+    let point = tidelock_proto::wire::point_id_from_wire(point)?;
+    context.store.release(&volume, point).await.await?;
+    info!(%volume, %point, "point released");
+    Ok(())
 }
 
 async fn tag(

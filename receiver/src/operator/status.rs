@@ -16,7 +16,7 @@ use super::{OperatorError, Replies};
 use crate::{
     metrics::VolumeGauges,
     server::{Context, blocking},
-    store::VolumeInfo,
+    store::{StoreError, VolumeInfo},
     volume::lag_ns,
 };
 
@@ -75,7 +75,7 @@ impl Observed {
         }
     }
 
-    fn status(self, store_full: bool, archive: Option<&str>) -> VolumeStatus {
+    fn status(self, store: &[String], archive: Option<&str>) -> VolumeStatus {
         let gauges = self.gauges();
         let totals = self.totals.unwrap_or_default();
         VolumeStatus {
@@ -90,10 +90,23 @@ impl Observed {
             inodes: totals.inodes,
             data_bytes: totals.data_bytes,
             oldest_ns: self.info.as_ref().map_or(0, |info| info.oldest_ns),
-            store_full,
+            store_full: store.iter().any(|condition| condition == FULL),
             archive: archive.unwrap_or_default().to_owned(),
+            store_conditions: store.to_vec(),
         }
     }
+}
+
+const FULL: &str = "store-full";
+
+/// What the store has to say of itself.
+fn conditions(context: &Context) -> Vec<String> {
+    let full = context.store.full().map(|error| match error {
+        StoreError::Full { capped: true, .. } => "store-cap",
+        _ => FULL,
+    });
+    let near = context.cap.is_some_and(|cap| cap.is_near(context.store.log_len()));
+    full.into_iter().chain(near.then_some("store-near-cap")).map(str::to_owned).collect()
 }
 
 pub(super) async fn answer(
@@ -101,6 +114,7 @@ pub(super) async fn answer(
     peer: &Peer,
     replies: &mut Replies,
 ) -> Result<(), OperatorError> {
+    let store = conditions(context);
     for mut observed in observe(context, crate::server::now().wall_ns) {
         if !peer.may_operate(&observed.name) {
             continue;
@@ -109,8 +123,7 @@ pub(super) async fn answer(
             observed.totals = count(context, &observed).await;
         }
         let archive = context.archive.as_ref().and_then(|archive| archive.observe().condition);
-        let status = observed.status(context.store.full().is_some(), archive);
-        replies.send(ReplyKind::Volume(status)).await?;
+        replies.send(ReplyKind::Volume(observed.status(&store, archive))).await?;
     }
     Ok(())
 }

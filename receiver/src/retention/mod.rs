@@ -13,7 +13,9 @@
 mod choose;
 mod merge;
 mod policy;
+mod relieve;
 
 pub use choose::{Candidate, Verdict, choose};
 pub use merge::Touched;
 pub use policy::{DEFAULT, Policy, PolicyError, Tier};
+pub use relieve::relieve;

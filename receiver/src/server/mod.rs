@@ -24,7 +24,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 pub(crate) use checks::CheckPool;
 pub(crate) use sidecar::now;
 
-use crate::{archive, limits, metrics::Metrics, operator, store::Store, volume::Volumes};
+use crate::{Cap, archive, limits, metrics::Metrics, operator, store::Store, volume::Volumes};
 
 /// What all streams share.
 pub(crate) struct Context {
@@ -38,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) archive: Option<archive::Handle>,
     /// Verifications for operators, each of which reads the whole log.
     pub(crate) verifications: Semaphore,
+    /// How long the store's log may get.
+    pub(crate) cap: Option<Cap>,
     /// Turns true when the receiver shuts down.
     pub(crate) closing: watch::Receiver<bool>,
 }

@@ -90,6 +90,15 @@ pub enum Record {
         /// Keys of the chunks in them that are not needed.
         chunks: Vec<Vec<u8>>,
     },
+    /// Takes the names from a point that hold it.
+    Release {
+        /// The volume.
+        volume: VolumeName,
+        /// The point.
+        point: PointId,
+        /// It is a copy of an older record: the names that hold the point now are written again behind it.
+        copy: bool,
+    },
     /// Names a point.
     Tag {
         /// The volume.
@@ -156,7 +165,7 @@ impl Batch {
                 Record::Merged { ops, .. } => ops.iter().map(Bytes::len).sum(),
                 Record::Drop { runs, .. } | Record::Journal { kept: runs, .. } => runs.len() * 24,
                 Record::Retired { chunks, .. } => chunks.len() * 64,
-                Record::Epoch { .. } | Record::Tag { .. } => 0,
+                Record::Epoch { .. } | Record::Tag { .. } | Record::Release { .. } => 0,
             };
         self.records.push(record);
     }
@@ -180,11 +189,18 @@ impl Batch {
 
     /// What of the reserve of a full disk it is worth: all of it for promotions and tags, which are small.
     pub(super) fn spends(&self) -> Spend {
-        let urgent = |record: &Record| matches!(record, Record::Epoch { .. } | Record::Tag { .. });
+        let urgent = |record: &Record| {
+            matches!(record, Record::Epoch { .. } | Record::Tag { .. } | Record::Release { .. })
+        };
         if !self.records.is_empty() && self.records.iter().all(urgent) {
             return Spend::All;
         }
         if self.upkeep { Spend::Half } else { Spend::Nothing }
+    }
+
+    /// Whether it can be written after a time without space: it may use the reserve, and counts on nothing that was refused.
+    pub(super) fn outlasts_full(&self) -> bool {
+        self.spends() != Spend::Nothing && self.generation.is_none()
     }
 
     /// About how many bytes it holds.

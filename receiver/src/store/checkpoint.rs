@@ -139,7 +139,22 @@ pub(super) fn write(shared: &Shared, volume: &VolumeName, point: PointId) -> Res
     if newest.is_some_and(|(id, _)| id == point) {
         return Ok(0);
     }
-    write_tree(shared, volume, point, &shared.tree_at(volume, point)?)
+    write_tree(shared, volume, point, &shared.tree_at(volume, point)?, Room::Usual)
+}
+
+/// What of a full store's reserve a checkpoint may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// None of it.
+    Usual,
+    /// As much as upkeep may: points can go only after it.
+    Upkeep,
+}
+
+impl Room {
+    fn of(self, batch: Batch) -> Batch {
+        if self == Self::Upkeep { batch.upkeep() } else { batch }
+    }
 }
 
 /// Writes a checkpoint from a tree that somebody has already.
@@ -148,6 +163,7 @@ pub(super) fn write_tree(
     volume: &VolumeName,
     point: PointId,
     tree: &Tree,
+    room: Room,
 ) -> Result<usize, StoreError> {
     if shared.point(volume, point)?.1.cut.digest != tree.digest() {
         return Err(StoreError::Damaged { volume: volume.clone(), point, cause: Cause::Digest });
@@ -160,6 +176,7 @@ pub(super) fn write_tree(
         generation: shared.inbox.generation(),
         lease: Lease::new(shared.owed.clone()),
         batch: Batch::new(),
+        room,
         bytes: 0,
         added: 0,
     };
@@ -167,7 +184,7 @@ pub(super) fn write_tree(
     let Cut { chunks, mut batch, generation, bytes: snapshot_bytes, added, lease: _lease, .. } = writer;
     batch.bind(generation);
     batch.push(Record::Checkpoint { volume: volume.clone(), point, chunks, snapshot_bytes });
-    shared.inbox.push(batch, None).wait()?;
+    shared.inbox.push(room.of(batch), None).wait()?;
     shared.checkpoints.on_failed(volume.clone(), false);
     Ok(added)
 }
@@ -182,6 +199,7 @@ struct Cut<'a> {
     /// Until the checkpoint is durable.
     lease: Lease,
     batch: Batch,
+    room: Room,
     bytes: u64,
     added: usize,
 }
@@ -225,7 +243,7 @@ impl Cut<'_> {
             }
             let mut batch = std::mem::take(&mut self.batch);
             batch.bind(self.generation);
-            self.shared.inbox.push(batch, None).wait()?;
+            self.shared.inbox.push(self.room.of(batch), None).wait()?;
         }
         Ok(())
     }

@@ -208,8 +208,13 @@ impl<'a> Copy<'a> {
         let range = limits::SEGMENT_BYTES_RANGE;
         let segment_bytes = options.segment_bytes.clamp(*range.start(), *range.end());
         // The copy may use the reserve: it is how a full disk gets space back.
-        let options =
-            LogOptions { store: rand::random(), segment_bytes, reserve_bytes: 0, salt: rand::random };
+        let options = LogOptions {
+            store: rand::random(),
+            segment_bytes,
+            reserve_bytes: 0,
+            cap_bytes: None,
+            salt: rand::random,
+        };
         let end =
             End { segment: 0, offset: RECORDS_START, proven: RECORDS_START, number: 0, continues: None };
         let log = LogWriter::resume(Arc::new(DirDisk::new(log)), options, end)?;

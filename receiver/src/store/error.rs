@@ -63,10 +63,10 @@ pub enum StoreError {
     )]
     Poisoned(Arc<StoreError>),
     /// There is no space for more, for the time being: what was acknowledged is there, and nothing more is taken.
-    #[error(
-        "store-full: the receiver's disk is full ({available} bytes left, {wanted} needed); it goes on by itself once there is space"
-    )]
+    #[error("{}", full(*.capped, *.available, *.wanted))]
     Full {
+        /// It is the store's cap, not the disk.
+        capped: bool,
         /// Bytes that are left.
         available: u64,
         /// Bytes that have to be.
@@ -170,10 +170,21 @@ pub enum Cause {
     Chunk(ChunkId),
 }
 
+fn full(capped: bool, available: u64, wanted: u64) -> String {
+    if capped {
+        return format!(
+            "store-cap: the receiver's store has reached its size cap ({available} bytes left, {wanted} needed) and no point may go; raise --store-cap, or release or delete something"
+        );
+    }
+    format!(
+        "store-full: the receiver's disk is full ({available} bytes left, {wanted} needed); it goes on by itself once there is space"
+    )
+}
+
 impl From<LogError> for StoreError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Full { available, wanted } => Self::Full { available, wanted },
+            LogError::Full { capped, available, wanted } => Self::Full { capped, available, wanted },
             LogError::Key(error) => Self::Key(error),
             error => Self::Log(error),
         }

@@ -58,8 +58,10 @@ impl Inbox {
             return Receipt(receipt);
         }
         let outlived = batch.generation.is_some_and(|generation| generation != state.generation);
-        let full = if outlived { state.last_full.as_ref() } else { state.full.as_ref() };
-        if let Some(full) = full.filter(|_| batch.spends() == Spend::Nothing) {
+        // What counted on a pending chunk is refused even if it may use the reserve.
+        let full = state.full.as_ref().filter(|_| batch.spends() == Spend::Nothing);
+        let full = if outlived { state.last_full.as_ref() } else { full };
+        if let Some(full) = full {
             let _ = reply.send(Err(full.clone()));
             return Receipt(receipt);
         }
@@ -134,8 +136,7 @@ impl Inbox {
         state.full = Some(why.clone());
         state.last_full = Some(why);
         state.pending.clear();
-        let (urgent, refused) =
-            state.waiting.drain(..).partition(|waiting| waiting.batch.spends() != Spend::Nothing);
+        let (urgent, refused) = state.waiting.drain(..).partition(|waiting| waiting.batch.outlasts_full());
         state.waiting = urgent;
         refused.into()
     }

@@ -25,6 +25,7 @@ mod owed;
 mod pins;
 mod reachable;
 mod read;
+mod relieve;
 mod retire;
 mod thin;
 mod writer;
@@ -45,7 +46,7 @@ use parking_lot::RwLock;
 use tidelock_proto::{ChunkId, Epoch, PointId, Seq, Tree, VolumeName, point::Point};
 use tokio::sync::Semaphore;
 
-pub use crate::catalogue::VolumeInfo;
+pub use crate::catalogue::{HOLD, VolumeInfo, is_hold};
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use compact::{CompactOptions, Compacted};
 pub use error::{Cause, StoreError};
@@ -53,6 +54,7 @@ pub(crate) use open::Prepared;
 pub use owed::Lease;
 pub use pins::Pin;
 pub use read::StoredChunk;
+pub use relieve::Relieved;
 pub use retire::Retired;
 pub use thin::Thinned;
 
@@ -73,6 +75,8 @@ pub struct StoreOptions {
     pub index_cache_bytes: u64,
     /// Bytes of the disk that commits leave free, for promotions and for the index.
     pub reserve_bytes: u64,
+    /// Bytes that the log may have; then only promotions and tags are taken.
+    pub cap_bytes: Option<u64>,
     /// Bytes that may be queued or being written; beyond it [`Store::append`] waits.
     pub queue_bytes: usize,
     /// Keys of tenants whose data is encrypted.
@@ -85,6 +89,7 @@ impl Default for StoreOptions {
             segment_bytes: limits::SEGMENT_BYTES,
             index_cache_bytes: limits::INDEX_CACHE_BYTES,
             reserve_bytes: limits::STORE_RESERVE_BYTES,
+            cap_bytes: None,
             queue_bytes: limits::QUEUE_BYTES,
             keys: TenantKeys::default(),
         }
@@ -293,6 +298,11 @@ impl Store {
         self.append(Batch::of(Record::Tag { volume: volume.clone(), point, tag })).await
     }
 
+    /// Takes the names from a point that hold it, if there are any (see [`HOLD`]).
+    pub async fn release(&self, volume: &VolumeName, point: PointId) -> Receipt {
+        self.append(Batch::of(Record::Release { volume: volume.clone(), point, copy: false })).await
+    }
+
     /// Writes a checkpoint of a point now, unless there is one, and waits for it. The store does this by itself when
     /// it is due.
     pub fn checkpoint(&self, volume: &VolumeName, point: PointId) -> Result<(), StoreError> {
@@ -307,7 +317,7 @@ impl Store {
         point: PointId,
         tree: &Tree,
     ) -> Result<(), StoreError> {
-        checkpoint::write_tree(self.shared(), volume, point, tree).map(drop)
+        checkpoint::write_tree(self.shared(), volume, point, tree, checkpoint::Room::Usual).map(drop)
     }
 
     /// Waits until no checkpoint is due or being written.

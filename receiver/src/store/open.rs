@@ -20,8 +20,11 @@ use tidelock_proto::{PointId, point::Point};
 use tokio::sync::Semaphore;
 
 use super::{
-    Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, compact, inbox::Inbox,
-    lock::StoreLock, read::points_in, writer::Writer,
+    Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, compact,
+    inbox::Inbox,
+    lock::StoreLock,
+    read::{holds_of, points_in},
+    writer::Writer,
 };
 use crate::{
     catalogue::{Catalogue, Known, decode_point},
@@ -247,9 +250,16 @@ fn resume(
         disk.remove(unborn).and_then(|()| disk.sync_names()).map_err(LogError::io("remove", unborn))?;
     }
     let range = limits::SEGMENT_BYTES_RANGE;
-    let segment_bytes = options.segment_bytes.clamp(*range.start(), *range.end());
-    let options =
-        LogOptions { store, segment_bytes, reserve_bytes: options.reserve_bytes, salt: rand::random };
+    // So that the cap is reached in steps that are small beside it.
+    let wanted = options.cap_bytes.map_or(u64::MAX, |cap| cap / limits::CAP_SEGMENTS);
+    let segment_bytes = options.segment_bytes.min(wanted).clamp(*range.start(), *range.end());
+    let options = LogOptions {
+        store,
+        segment_bytes,
+        reserve_bytes: options.reserve_bytes,
+        cap_bytes: options.cap_bytes,
+        salt: rand::random,
+    };
     Ok(LogWriter::resume(disk.clone(), options, outcome.end)?)
 }
 
@@ -358,6 +368,10 @@ impl Replay<'_> {
                 self.flush(None)?;
                 let value = self.index.get(Table::Catalogue, &key::point(key::POINT, volume, *base))?;
                 known.base = value.and_then(|value| decode_point(&value)).map(|(_, point): (_, Point)| point);
+            }
+            Fact::Release { volume, point } => {
+                self.flush(None)?;
+                known.released = holds_of(self.index, volume, *point)?;
             }
             Fact::Drop { volume, runs, .. } => {
                 self.flush(None)?;

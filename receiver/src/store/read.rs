@@ -13,7 +13,7 @@ use tidelock_proto::{
 
 use super::{Cause, Shared, StoreError};
 use crate::{
-    catalogue::{Step, decode_place, decode_point, decode_step},
+    catalogue::{Step, decode_place, decode_point, decode_step, is_hold},
     index::{Index, KvError, Table, key},
     log::{
         LogError, Place,
@@ -344,6 +344,16 @@ fn first_op_len(bytes: &[u8]) -> Option<usize> {
     prost::encoding::decode_key(&mut rest).ok()?;
     let len = usize::try_from(prost::encoding::decode_varint(&mut rest).ok()?).ok()?;
     (rest.remaining() >= len).then(|| bytes.len() - rest.len() + len)
+}
+
+/// The names that hold a point.
+pub(super) fn holds_of(index: &Index, volume: &VolumeName, id: PointId) -> Result<Vec<String>, KvError> {
+    let (from, to) = (key::point(key::TAG, volume, id), end_key(key::TAG, volume, id));
+    let pairs = index.range(&from, &to, false, usize::MAX)?;
+    let name = |(entry, _): &(Vec<u8>, Vec<u8>)| {
+        Some(String::from_utf8_lossy(key::read_point(entry)?.1).into_owned()).filter(|tag| is_hold(tag))
+    };
+    Ok(pairs.iter().filter_map(name).collect())
 }
 
 /// The points there are in these runs, both ends included.

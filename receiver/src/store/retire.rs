@@ -30,7 +30,7 @@ use tidelock_proto::{ChunkId, Epoch, PointId, Seq, VolumeName};
 
 use super::{Batch, Record, Shared, Store, StoreError, open::store_id, reachable::Reachable};
 use crate::{
-    catalogue::{Step, decode_place, decode_step},
+    catalogue::{Step, decode_place, decode_step, is_hold},
     index::{Table, key},
     limits,
     log::{
@@ -337,6 +337,9 @@ impl<'a> Round<'a> {
                 let chunks = chunks.ok_or_else(nonsense)?;
                 self.push(Record::Checkpoint { volume, point, chunks, snapshot_bytes })
             }
+            // Which names hold a point now, the writer knows.
+            Fact::Release { volume, point } => self.copy_holds(volume, point),
+            Fact::Tag { volume, point, tag } if is_hold(&tag) => self.copy_holds(volume, point),
             Fact::Tag { volume, point, tag } => match self.shared.step(&volume, point)? {
                 Some(_) => self.push(Record::Tag { volume, point, tag }),
                 None => Ok(()),
@@ -344,6 +347,13 @@ impl<'a> Round<'a> {
             // What these say is in the journal.
             Fact::Drop { .. } | Fact::Epoch { .. } | Fact::Volume { .. } | Fact::Journal { .. } => Ok(()),
             Fact::Retired(_) | Fact::Ops => Ok(()),
+        }
+    }
+
+    fn copy_holds(&mut self, volume: VolumeName, point: PointId) -> Result<(), StoreError> {
+        match self.shared.step(&volume, point)? {
+            Some(_) => self.push(Record::Release { volume, point, copy: true }),
+            None => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The store through its front door, on a real directory.
 #![allow(clippy::unwrap_used)]
 
+mod cap;
 mod compact;
 mod crash;
 mod crash_matrix;

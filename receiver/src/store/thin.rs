@@ -18,7 +18,10 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use tidelock_proto::{Epoch, PointId, Seq, Tree, VolumeName, point::Consistency};
 
-use super::{Batch, Cause, Record, Shared, Store, StoreError, VolumeInfo, checkpoint, encode_model_ops};
+use super::{
+    Batch, Cause, Record, Shared, Store, StoreError, VolumeInfo, checkpoint, checkpoint::Room,
+    encode_model_ops,
+};
 use crate::{
     catalogue::{Step, decode_step},
     index::key,
@@ -52,14 +55,43 @@ impl Store {
     /// Drops the points of a volume that the policy does not keep, at `now_ns` by the clock that received them. Reads and replays
     /// what is dropped: not for a thread that must not block. One at a time; a second one waits.
     pub fn thin(&self, volume: &VolumeName, policy: &Policy, now_ns: u64) -> Result<Thinned, StoreError> {
+        let _alone = self.shared().thinning.lock();
+        self.thin_to(volume, &|candidates| {
+            let verdicts = choose(candidates, policy, now_ns);
+            let judged = candidates.iter().zip(&verdicts);
+            judged.filter(|(_, verdict)| verdict.is_drop()).map(|(candidate, _)| candidate.id).collect()
+        })
+    }
+
+    /// Drops these points, but those that are protected by now.
+    pub(super) fn drop_chosen(
+        &self,
+        volume: &VolumeName,
+        chosen: &HashSet<PointId>,
+    ) -> Result<Thinned, StoreError> {
+        let _alone = self.shared().thinning.lock();
+        self.thin_to(volume, &|candidates| {
+            let goes = |point: &&Candidate| !point.protected && chosen.contains(&point.id);
+            candidates.iter().filter(goes).map(|point| point.id).collect()
+        })
+    }
+
+    /// A volume's points as retention sees them, oldest first.
+    pub(super) fn candidates(&self, volume: &VolumeName) -> Result<Vec<Candidate>, StoreError> {
+        let info = self.volume(volume).ok_or_else(|| self.no_volume(volume))?;
+        Ok(self.shared().candidates(volume, &info)?.0)
+    }
+
+    /// Drops what is chosen, while nothing else is thinned or compacted.
+    fn thin_to(
+        &self,
+        volume: &VolumeName,
+        choose: &dyn Fn(&[Candidate]) -> HashSet<PointId>,
+    ) -> Result<Thinned, StoreError> {
         let shared = self.shared();
-        let _alone = shared.thinning.lock();
         let info = self.volume(volume).ok_or_else(|| self.no_volume(volume))?;
         let (candidates, steps) = shared.candidates(volume, &info)?;
-        let verdicts = choose(&candidates, policy, now_ns);
-        let judged = candidates.iter().zip(&verdicts);
-        let gone: HashSet<PointId> =
-            judged.filter(|(_, verdict)| verdict.is_drop()).map(|(candidate, _)| candidate.id).collect();
+        let gone = choose(&candidates);
         if gone.is_empty() {
             return Ok(Thinned::default());
         }
@@ -180,7 +212,7 @@ impl<'a> Merge<'a> {
         self.push(id, Some(on), ops)?;
         if walk.replay_bytes >= limits::CHECKPOINT_REPLAY_BYTES {
             self.flush()?;
-            checkpoint::write_tree(self.shared, self.volume, id, &walk.merged)?;
+            checkpoint::write_tree(self.shared, self.volume, id, &walk.merged, Room::Upkeep)?;
             walk.replay_bytes = 0;
         }
         self.at = Some(walk);
@@ -190,7 +222,7 @@ impl<'a> Merge<'a> {
     /// Nothing older stays on the way back of this point.
     fn anchor(&mut self, id: PointId) -> Result<(), StoreError> {
         let tree = self.shared.tree_at(self.volume, id)?;
-        checkpoint::write_tree(self.shared, self.volume, id, &tree)?;
+        checkpoint::write_tree(self.shared, self.volume, id, &tree, Room::Upkeep)?;
         self.push(id, None, Vec::new())?;
         self.at = Some(Walk { at: id, merged: tree.clone(), tree, replay_bytes: 0 });
         Ok(())

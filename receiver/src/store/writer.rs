@@ -15,7 +15,7 @@
 //! writer looks for space from time to time.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -27,17 +27,17 @@ use super::{
     Shared, StoreError,
     batch::{Batch, Commit, Record},
     inbox::{Waiting, chunk_keys},
-    read::{end_key, points_in},
+    read::{end_key, holds_of, points_in},
 };
 use crate::{
-    catalogue::{Catalogue, Known, decode_place, decode_step, encode_volume},
+    catalogue::{Catalogue, Known, decode_place, decode_step, encode_volume, is_hold},
     index::{Put, Table, key},
     limits,
     log::{
         Place,
         entry::{
-            CheckpointBody, CommitBody, DropBody, EpochBody, Fact, JournalBody, Kind, RetiredBody,
-            RunMessage, TagBody,
+            CheckpointBody, CommitBody, DropBody, EpochBody, Fact, JournalBody, Kind, ReleaseBody,
+            RetiredBody, RunMessage, TagBody,
         },
         writer::{LogWriter, Spend},
     },
@@ -244,14 +244,9 @@ impl Writer {
             Record::Tag { volume, point, tag } => {
                 self.existing(volume, *point)?;
                 self.check_tag(volume, *point, tag)?;
-                let body = TagBody {
-                    volume: volume.to_string(),
-                    point: Some(wire::point_id_to_wire(*point)),
-                    tag: tag.clone(),
-                };
-                let fact = Fact::Tag { volume: volume.clone(), point: *point, tag: tag.clone() };
-                self.append_fact(Kind::Tag, &body, &fact, &Known::default())?;
+                self.append_tag(volume, *point, tag)?;
             }
+            Record::Release { volume, point, copy } => self.append_release(volume, *point, *copy)?,
             Record::Merged { volume, point, on, ops } => self.append_merged(volume, *point, *on, ops)?,
             Record::Journal { volume, kept, upto } => {
                 let no_volume = || Refused::Record(StoreError::NoSuchVolume(volume.clone()));
@@ -338,6 +333,43 @@ impl Writer {
         self.append_fact(Kind::Merged, &body, &fact, &Known::default())
     }
 
+    fn append_release(&mut self, volume: &VolumeName, point: PointId, copy: bool) -> Result<(), Refused> {
+        self.existing(volume, point)?;
+        let held = self.holds(volume, point)?;
+        let body = ReleaseBody { volume: volume.to_string(), point: Some(wire::point_id_to_wire(point)) };
+        let fact = Fact::Release { volume: volume.clone(), point };
+        let known = Known { released: held.clone(), ..Known::default() };
+        self.append_fact(Kind::Release, &body, &fact, &known)?;
+        for tag in held.into_iter().filter(|_| copy) {
+            self.append_tag(volume, point, &tag)?;
+        }
+        Ok(())
+    }
+
+    /// The names that hold a point, those of this group included.
+    fn holds(&self, volume: &VolumeName, point: PointId) -> Result<Vec<String>, Refused> {
+        let mut held: BTreeSet<String> =
+            holds_of(&self.shared.index, volume, point).map_err(StoreError::from)?.into_iter().collect();
+        let (from, to) = (key::point(key::TAG, volume, point), end_key(key::TAG, volume, point));
+        for put in self.group.puts.iter().filter(|put| put.key >= from && put.key < to) {
+            let Some(tag) = key::read_point(&put.key).map(|(_, tag)| String::from_utf8_lossy(tag)) else {
+                continue;
+            };
+            match put.value {
+                Some(_) if is_hold(&tag) => drop(held.insert(tag.into_owned())),
+                _ => drop(held.remove(&*tag)),
+            }
+        }
+        Ok(held.into_iter().collect())
+    }
+
+    fn append_tag(&mut self, volume: &VolumeName, point: PointId, tag: &str) -> Result<(), Refused> {
+        let id = Some(wire::point_id_to_wire(point));
+        let body = TagBody { volume: volume.to_string(), point: id, tag: tag.to_owned() };
+        let fact = Fact::Tag { volume: volume.clone(), point, tag: tag.to_owned() };
+        self.append_fact(Kind::Tag, &body, &fact, &Known::default())
+    }
+
     /// Whether a point's operations apply to an empty tree, or are not needed, already.
     fn builds_on_nothing(&self, volume: &VolumeName, id: PointId) -> Result<bool, Refused> {
         let key = key::point(key::POINT, volume, id);
@@ -377,7 +409,7 @@ impl Writer {
         let runs_body = runs.iter().map(RunMessage::of).collect();
         let body = DropBody { volume: volume.to_string(), runs: runs_body, count, oldest_ns };
         let fact = Fact::Drop { volume: volume.clone(), runs: runs.to_vec(), count, oldest_ns };
-        self.append_fact(Kind::Drop, &body, &fact, &Known { gone, base: None })
+        self.append_fact(Kind::Drop, &body, &fact, &Known { gone, ..Known::default() })
     }
 
     /// Takes chunks out of the index that are only in retired segments.

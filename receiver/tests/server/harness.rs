@@ -74,6 +74,7 @@ impl Site {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             identity: self.path("receiver"),
             http: (Ipv4Addr::LOCALHOST, 0).into(),
+            cap: None,
             keep: Default::default(),
             archive: None,
             port_file: Some(self.path("ports")),
