@@ -33,6 +33,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Directory with `tls.crt`, `tls.key` and `ca.crt`.
     pub identity: PathBuf,
+    /// Directory of the hot images, if any are to be kept.
+    pub image: Option<PathBuf>,
     /// TCP address for health and metrics, which are plain HTTP; port 0 takes a free one.
     pub http: SocketAddr,
     /// How long the log may get, if there is a limit.

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 use tidelock_proto::{identity::IdentityFileError, transport::TransportError};
 
-use crate::{archive::ArchiveError, store::StoreError};
+use crate::{archive::ArchiveError, image::ImageError, store::StoreError};
 
 /// One line that says what to do.
 #[derive(Debug, Error)]
@@ -19,6 +19,9 @@ pub enum RunError {
     /// The archive cannot be used, or acknowledgements wait for one that is not this receiver's any more.
     #[error("--archive: {0}")]
     Archive(ArchiveError),
+    /// The directory of the images cannot be used.
+    #[error("--image: {0}")]
+    Image(ImageError),
     /// An address cannot be listened on.
     #[error("{option} {address}: {}", advice(.cause))]
     Listen {
@@ -55,7 +58,7 @@ impl RunError {
     /// Whether the configuration has to change before another attempt can succeed.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Identity(_) | Self::Listen { .. } | Self::PortFile { .. } => true,
+            Self::Image(_) | Self::Identity(_) | Self::Listen { .. } | Self::PortFile { .. } => true,
             Self::Archive(error) => !error.is_transient(),
             Self::Open(error) => matches!(
                 error,

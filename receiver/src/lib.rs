@@ -6,6 +6,7 @@ mod config;
 mod error;
 pub mod history;
 mod http;
+pub mod image;
 pub mod index;
 mod keeper;
 pub mod limits;

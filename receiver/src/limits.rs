@@ -159,6 +159,29 @@ pub const ARCHIVE_REASON_CHARS: usize = 240;
 /// Characters of a host's name in the chain.
 pub const ARCHIVE_WHO_CHARS: usize = 64;
 
+// Images.
+
+/// Pause between two steps of an image: what comes meanwhile is one difference.
+pub const IMAGE_STEP_PAUSE: Duration = Duration::from_millis(100);
+/// A step takes no more points once it has so many changes.
+pub const IMAGE_STEP_CHANGES: usize = 64 * 1024;
+/// Points looked up at once for a step.
+pub const IMAGE_STEP_POINTS: usize = 512;
+/// How long an image may hold what is not durable in it: so much of the writing is compared after a crash.
+pub const IMAGE_SYNC_PAUSE: Duration = Duration::from_secs(5);
+/// How often an image that follows is looked at though nothing was said of it.
+pub const IMAGE_IDLE: Duration = Duration::from_secs(5);
+/// After a failure an image is opened again in this time, doubled with each failure,
+pub const IMAGE_RETRY: Duration = Duration::from_secs(10);
+/// up to this.
+pub const IMAGE_RETRY_MAX: Duration = Duration::from_secs(5 * 60);
+/// Below the priority of what acknowledges.
+pub const IMAGE_NICE: i32 = 5;
+/// How long an operator waits for an image that follows to be at the newest point.
+pub const IMAGE_ASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Questions to one image that wait.
+pub const IMAGE_QUESTIONS: usize = 16;
+
 // Sessions.
 
 /// Chunks that come without a commit wait this long for one, so that both are one append and one fsync.

@@ -27,6 +27,7 @@ pub struct Metrics {
     epoch: Family<OfVolume, Gauge>,
     connected: Family<OfVolume, Gauge>,
     behind: Family<OfVolume, Gauge>,
+    image: Family<OfVolume, Gauge>,
     commits: Family<OfVolume, Counter>,
     chunk_bytes: Family<OfVolume, Counter>,
     chunks: Family<OfVolume, Counter>,
@@ -84,6 +85,8 @@ pub struct VolumeGauges {
     pub connected: bool,
     /// Bytes the sidecar knows to have changed and has not committed.
     pub behind_bytes: u64,
+    /// Whether the hot image follows; `None` if none is kept.
+    pub image: Option<bool>,
 }
 
 impl Default for Metrics {
@@ -101,6 +104,7 @@ impl Default for Metrics {
             epoch: Family::default(),
             connected: Family::default(),
             behind: Family::default(),
+            image: Family::default(),
             commits: Family::default(),
             chunk_bytes: Family::default(),
             chunks: Family::default(),
@@ -154,6 +158,7 @@ impl Metrics {
             b.clone(),
             self.behind.clone(),
         );
+        to.register("image_following", "1 while the hot image is whole and follows", self.image.clone());
         to.register("commits", "Commits taken", self.commits.clone());
         to.register_with_unit("received", "Payload of chunks received", b.clone(), self.chunk_bytes.clone());
         to.register("chunks", "Chunks received", self.chunks.clone());
@@ -235,6 +240,9 @@ impl Metrics {
         self.epoch.get_or_create(&label).set(signed(gauges.epoch));
         self.connected.get_or_create(&label).set(i64::from(gauges.connected));
         self.behind.get_or_create(&label).set(signed(gauges.behind_bytes));
+        if let Some(follows) = gauges.image {
+            self.image.get_or_create(&label).set(i64::from(follows));
+        }
     }
 
     /// Commits were taken.
@@ -393,6 +401,7 @@ mod tests {
             epoch: 2,
             connected: true,
             behind_bytes: 4096,
+            image: Some(true),
         };
         metrics.set_volume(&volume, &gauges);
         metrics.add_chunks(&volume, 3, 1, 12_288);
@@ -405,6 +414,7 @@ mod tests {
             "tidelock_received_bytes_total{tenant=\"acme\",volume=\"pg\"} 12288",
             "tidelock_chunks_deduplicated_total{tenant=\"acme\",volume=\"pg\"} 1",
             "tidelock_durable_seconds_bucket{le=\"0.00025\"} 1",
+            "tidelock_image_following{tenant=\"acme\",volume=\"pg\"} 1",
             "tidelock_sessions 1",
         ] {
             assert!(text.contains(line), "no {line:?} in\n{text}");
@@ -423,6 +433,7 @@ mod tests {
             epoch: 1,
             connected: true,
             behind_bytes: 0,
+            image: None,
         };
         metrics.set_volume(&"acme/pg".parse().expect("name"), &gauges);
         assert!(!metrics.encode().contains("lag_seconds{"));

@@ -31,6 +31,7 @@ use crate::{
     Config, RunError,
     archive::{self, Archive},
     http,
+    image::Images,
     keeper::Keeper,
     limits,
     metrics::Metrics,
@@ -56,11 +57,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let listener = TcpListener::bind(config.http).await.map_err(on_http)?;
     let (quic, http) = (server.local_addr().map_err(on_http)?, listener.local_addr().map_err(on_http)?);
 
+    let images = match config.image.clone() {
+        Some(dir) => {
+            let store = store.clone();
+            Some(server::blocking(move || Images::start(store, &dir)).await.map_err(RunError::Image)?)
+        }
+        None => None,
+    };
     let (close, closing) = watch::channel(false);
     let context = Arc::new(Context {
         store,
         volumes: Volumes::default(),
         metrics: Metrics::default(),
+        images,
         checks: CheckPool::start().map_err(RunError::Threads)?,
         archive: archive.as_ref().map(Archive::handle),
         trees: Semaphore::new(limits::TREES_AT_ONCE),

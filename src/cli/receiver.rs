@@ -28,6 +28,10 @@ pub(crate) struct Args {
     /// Directory with tls.crt, tls.key and ca.crt; `tidelock pki issue receiver` makes one.
     #[arg(long, value_name = "DIR")]
     identity: PathBuf,
+    /// Directory for a hot image of every volume: its newest point, laid out as files, which a promotion on this machine takes by rename.
+    /// One receiver a directory; on a file system of its own it does not slow the store's disk.
+    #[arg(long, value_name = "DIR")]
+    image: Option<PathBuf>,
     /// TCP address for /healthz, /readyz and /metrics, which are plain HTTP.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
     http: SocketAddr,
@@ -99,6 +103,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         keys: args.keys.load()?,
         listen: args.listen,
         identity: args.identity,
+        image: args.image,
         http: args.http,
         cap: args.store_cap.map(|bytes| Cap { bytes, warn_percent: args.store_warn }),
         keep: args.keep,

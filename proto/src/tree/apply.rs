@@ -191,9 +191,10 @@ impl Tree {
         }
     }
 
-    /// Removes an inode that has no name, with everything in it; the names its entries gave are dropped.
-    pub(super) fn forget(&mut self, id: FileId) {
+    /// Removes an inode that has no name, with everything in it, and shows it; the names its entries gave are dropped.
+    pub(super) fn forget(&mut self, id: FileId, gone: &mut dyn FnMut(FileId, &Inode)) {
         let Some(inode) = self.inodes.remove(&id) else { return };
+        gone(id, &inode);
         self.digest.subtract(&inode_fact(id, &inode));
         self.totals.inodes -= 1;
         for (name, value) in &inode.xattrs {

@@ -1,6 +1,6 @@
 //! `Tree::seal`: the end of a commit, where the table must be a tree again.
 
-use super::{Content, Tree, TreeError};
+use super::{Content, Inode, Tree, TreeError};
 use crate::ids::FileId;
 
 impl Tree {
@@ -10,21 +10,26 @@ impl Tree {
     /// Only inodes whose names changed since the last call are looked at, so the cost follows the commit, not the tree.
     /// Returns the inodes that are gone.
     pub fn seal(&mut self) -> Result<Vec<FileId>, TreeError> {
+        let mut gone = Vec::new();
+        self.seal_with(&mut |id, _| gone.push(id))?;
+        Ok(gone)
+    }
+
+    /// [`Tree::seal`], which shows every inode that goes as it was at the end; of a directory this tells the entries that go with it.
+    pub fn seal_with(&mut self, gone: &mut dyn FnMut(FileId, &Inode)) -> Result<(), TreeError> {
         if !self.inodes.contains_key(&FileId::ROOT) {
             return Err(TreeError::Root);
         }
-        let (mut renamed, mut gone) = (Vec::new(), Vec::new());
+        let mut renamed = Vec::new();
         // Forgetting a directory adds what it named, which may have a lower or a higher id.
         while let Some(id) = self.relinked.pop_first() {
             if id != FileId::ROOT && !self.names.contains_key(&id) {
-                self.forget(id);
-                gone.push(id);
+                self.forget(id, gone);
             } else {
                 renamed.push(id);
             }
         }
-        renamed.into_iter().try_for_each(|id| self.check_parents(id))?;
-        Ok(gone)
+        renamed.into_iter().try_for_each(|id| self.check_parents(id))
     }
 
     fn check_parents(&self, id: FileId) -> Result<(), TreeError> {

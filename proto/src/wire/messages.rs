@@ -248,7 +248,7 @@ pub struct Ack {
 pub struct OperatorRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 27")]
+    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 27, 30")]
     pub kind: Option<RequestKind>,
 }
 
@@ -287,6 +287,9 @@ pub enum RequestKind {
     /// Takes the names from a point that hold it.
     #[prost(message, tag = "27")]
     Release(ReleaseRequest),
+    /// Brings the hot image to the newest point.
+    #[prost(message, tag = "30")]
+    Image(ImageRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -328,6 +331,15 @@ pub struct PromoteRequest {
     /// operators cannot both win.
     #[prost(uint64, tag = "3")]
     pub expected_epoch: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ImageRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// It is to be given away: the receiver does not write to it any more until the volume moves on.
+    #[prost(bool, tag = "2")]
+    pub release: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -395,7 +407,7 @@ pub struct CloneRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorReply {
-    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22")]
+    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 30")]
     pub kind: Option<ReplyKind>,
 }
 
@@ -435,6 +447,8 @@ pub enum ReplyKind {
     /// The first point of the new volume.
     #[prost(message, tag = "22")]
     Cloned(Point),
+    #[prost(message, tag = "30")]
+    Image(Image),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -487,6 +501,33 @@ pub struct VolumeStatus {
     /// What the receiver has to say of its store: `store-full`, `store-cap`, `store-near-cap`.
     #[prost(string, repeated, tag = "14")]
     pub store_conditions: Vec<String>,
+    /// What the hot image is doing, in one word; absent if none is kept.
+    #[prost(string, optional, tag = "30")]
+    pub image: Option<String>,
+    /// The point it is equal to.
+    #[prost(message, optional, tag = "31")]
+    pub image_point: Option<PointId>,
+    /// Why it failed.
+    #[prost(string, optional, tag = "32")]
+    pub image_failure: Option<String>,
+}
+
+/// A hot image, durable and equal to a point.
+#[derive(Clone, PartialEq, Message)]
+pub struct Image {
+    /// Its path on the receiver's machine, as bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: Bytes,
+    /// Device and inode there.
+    #[prost(uint64, tag = "2")]
+    pub device: u64,
+    #[prost(uint64, tag = "3")]
+    pub inode: u64,
+    #[prost(message, optional, tag = "4")]
+    pub point: Option<PointId>,
+    /// A tree of the root alone, whose attributes are still to be set.
+    #[prost(message, repeated, tag = "5")]
+    pub root: Vec<super::ops::OpMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -5,7 +5,7 @@ use tidelock_proto::{
     Epoch, ids::VolumeNameError, transport::FrameError, wire::PROTOCOL_VERSION, wire::WireError,
 };
 
-use crate::{history::PatternError, store::StoreError};
+use crate::{history::PatternError, image::ImageError, store::StoreError};
 
 /// See `docs/protocol.md` for the codes.
 #[derive(Debug, Error)]
@@ -28,6 +28,10 @@ pub(super) enum OperatorError {
     Epoch { current: Epoch, expected: Epoch },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("{}", .0.line())]
+    Image(ImageError),
+    #[error("this receiver keeps no images")]
+    NoImages,
     /// There is nobody to be told.
     #[error(transparent)]
     Gone(#[from] FrameError),
@@ -39,6 +43,7 @@ impl OperatorError {
         match self {
             Self::Version(_) | Self::Name(_) | Self::Wire(_) | Self::BadRequest(_) | Self::Pattern(_) => 1,
             Self::Gone(_) => 1,
+            Self::NoImages | Self::Image(_) => 9,
             Self::NotPermitted { .. } => 2,
             Self::Epoch { .. } => 5,
             Self::Store(error) => match error {

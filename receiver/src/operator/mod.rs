@@ -6,6 +6,7 @@
 mod clone;
 mod error;
 mod history;
+mod image;
 mod promote;
 mod read;
 mod status;
@@ -140,6 +141,9 @@ async fn answer(
         }
         RequestKind::Usage(request) => {
             history::usage(context, permitted(&request.volume)?, request.point, replies).await?;
+        }
+        RequestKind::Image(request) => {
+            image::answer(context, permitted(&request.volume)?, request.release, replies).await?;
         }
         RequestKind::Clone(request) => {
             let (volume, to) = (permitted(&request.volume)?, permitted(&request.to)?);

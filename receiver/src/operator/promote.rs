@@ -57,6 +57,7 @@ async fn promote(
     context.store.raise_epoch(name, info.epoch, epoch, base).await.await?;
     volume.fence(epoch);
     volume.live().covered_ns = 0;
+    context.on_durable(name);
     drop(promotion);
     Ok((epoch, base))
 }

@@ -14,6 +14,7 @@ use tidelock_proto::{
 
 use super::{OperatorError, Replies};
 use crate::{
+    image::ImageState,
     metrics::VolumeGauges,
     server::{Context, blocking},
     store::{StoreError, VolumeInfo},
@@ -28,6 +29,7 @@ pub(crate) struct Observed {
     heartbeat: Option<Heartbeat>,
     heard_ns: u64,
     lag_ns: u64,
+    image: Option<ImageState>,
     /// Of the newest point, if it is known without building its tree.
     totals: Option<Totals>,
 }
@@ -52,6 +54,7 @@ fn observe_one(context: &Context, name: VolumeName, now_ns: u64) -> Observed {
         heartbeat: live.heartbeat.clone(),
         heard_ns: live.heard_ns,
         lag_ns: lag_ns(now_ns, live.covered_ns.max(cut_ns)),
+        image: context.images.as_ref().map(|images| images.state(&name)),
         totals: live
             .totals
             .filter(|(point, _)| live.connected || Some(*point) == last)
@@ -72,12 +75,18 @@ impl Observed {
             epoch: self.info.as_ref().map_or(1, |info| info.epoch.0),
             connected: self.connected,
             behind_bytes: self.heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.behind_bytes),
+            image: self.image.as_ref().map(|image| matches!(image, ImageState::Following(_))),
         }
     }
 
     fn status(self, store: &[String], archive: Option<&str>) -> VolumeStatus {
         let gauges = self.gauges();
         let totals = self.totals.unwrap_or_default();
+        let (image_point, image_failure) = match &self.image {
+            Some(ImageState::Following(point)) => (Some(wire::point_id_to_wire(*point)), None),
+            Some(ImageState::Failed(reason)) => (None, Some(reason.clone())),
+            _ => (None, None),
+        };
         VolumeStatus {
             volume: self.name.to_string(),
             epoch: gauges.epoch,
@@ -93,6 +102,9 @@ impl Observed {
             store_full: store.iter().any(|condition| condition == FULL),
             archive: archive.unwrap_or_default().to_owned(),
             store_conditions: store.to_vec(),
+            image: self.image.map(|image| image.word().to_owned()),
+            image_point,
+            image_failure,
         }
     }
 }

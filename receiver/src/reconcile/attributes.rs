@@ -66,7 +66,8 @@ fn set_entries(run: &Run<'_>, id: FileId, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn set(run: &Run<'_>, place: &Place<'_>, inode: &Inode, report: &mut Report) -> Result<()> {
+/// Sets what differs at one place.
+pub(super) fn set(run: &Run<'_>, place: &Place<'_>, inode: &Inode, report: &mut Report) -> Result<()> {
     let Some(before) = place.stat()? else { return Ok(()) };
     let meta = &inode.meta;
     // The root's own attributes come when the marker is gone.

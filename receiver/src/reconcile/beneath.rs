@@ -185,6 +185,11 @@ impl Place<'_> {
             .map_err(self.fail("link"))
     }
 
+    /// Gives what is here the other name instead, in a directory of the same file system.
+    pub(super) fn rename_to(&self, other: &Place<'_>) -> Result<()> {
+        fs::renameat(&self.dir.fd, self.name, &other.dir.fd, other.name).map_err(self.fail("rename"))
+    }
+
     pub(super) fn unlink(&self) -> Result<()> {
         fs::unlinkat(&self.dir.fd, self.name, AtFlags::empty()).map_err(self.fail("remove"))
     }

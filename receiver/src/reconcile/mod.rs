@@ -21,11 +21,15 @@
 //! file system (`RESOLVE_NO_XDEV`), and the call reports errors of writeback since the root was opened. The price
 //! is that it also waits for what others have written there.
 //!
+//! [`follow`] brings a directory that is equal to a tree to the next one, without looking at the rest of it.
+//!
 //! Nothing else may change the directory meanwhile; if it does, the result is wrong, though never outside of it.
 
 mod attributes;
 mod beneath;
+mod changes;
 mod content;
+mod difference;
 mod error;
 mod marker;
 mod names;
@@ -49,6 +53,8 @@ use tidelock_proto::{ChunkId, ChunkKey, FileId, Tree};
 
 use crate::limits;
 use beneath::{Dir, Place, Root};
+pub use changes::Changes;
+pub use difference::follow;
 pub use error::{ChunksError, ReconcileError};
 
 type Result<T> = std::result::Result<T, ReconcileError>;
@@ -81,6 +87,10 @@ pub struct Options {
     /// What the directory is known to be equal to, because this process has made it so and nothing else has touched it: files that
     /// have the same extents there are not read again.
     pub known: Option<Arc<Tree>>,
+    /// Files that are looked at all the same, though they are known: what was written to them may not have come to the disk.
+    pub doubted: Arc<HashSet<FileId>>,
+    /// Once this is set the run ends early, with [`ReconcileError::Stopped`].
+    pub interrupt: Arc<AtomicBool>,
     /// The marker stays: another run is to follow, or [`complete`].
     pub unfinished: bool,
 }
@@ -90,7 +100,17 @@ impl Options {
     pub fn new(key: ChunkKey, label: impl Into<String>) -> Self {
         let workers = limits::RECONCILE_WORKERS;
         let label = label.into();
-        Self { key, label, overwrite: false, trust_mtime: false, workers, known: None, unfinished: false }
+        Self {
+            key,
+            label,
+            overwrite: false,
+            trust_mtime: false,
+            workers,
+            known: None,
+            doubted: Arc::default(),
+            interrupt: Arc::default(),
+            unfinished: false,
+        }
     }
 }
 
@@ -370,7 +390,8 @@ impl<'a> Run<'a> {
     }
 
     fn check_stopped(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(ReconcileError::Stopped) } else { Ok(()) }
+        let stopped = self.stop.load(Ordering::Relaxed) || self.options.interrupt.load(Ordering::Relaxed);
+        if stopped { Err(ReconcileError::Stopped) } else { Ok(()) }
     }
 
     fn mark_changed(&self, id: FileId) {
@@ -399,6 +420,9 @@ impl<'a> Run<'a> {
         Ok(whole)
     }
 }
+
+/// The name of the marker of an unfinished copy.
+pub const MARKER: &str = marker::NAME;
 
 /// The path a run leaves in an unfinished target, below it.
 pub fn marker_path(directory: &Path) -> PathBuf {

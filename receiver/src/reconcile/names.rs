@@ -199,7 +199,9 @@ impl Names<'_, '_> {
 
     /// Whether the file at this name was written as this inode, with this content.
     fn is_known_file(&self, dir: FileId, name: &Name, id: FileId, inode: &Inode) -> bool {
-        let known = self.run.options.known.as_ref().filter(|known| known.lookup(dir, name) == Some(id));
+        let options = self.run.options;
+        let known = options.known.as_ref().filter(|known| known.lookup(dir, name) == Some(id));
+        let known = known.filter(|_| !options.doubted.contains(&id));
         known.and_then(|known| known.get(id)).is_some_and(|known| known.extents() == inode.extents())
     }
 
@@ -259,7 +261,8 @@ impl Names<'_, '_> {
     }
 }
 
-fn create(place: &Place<'_>, inode: &Inode) -> Result<()> {
+/// Makes an inode of its kind, empty.
+pub(super) fn create(place: &Place<'_>, inode: &Inode) -> Result<()> {
     match &inode.content {
         Content::File(_) => place.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL).map(drop),
         Content::Directory(_) => place.make_dir(),

@@ -10,6 +10,7 @@ mod sidecar;
 use std::sync::Arc;
 
 use tidelock_proto::{
+    VolumeName,
     transport::{Connection, FrameError, FrameReader, FrameWriter, Handshake, Server, TransportError},
     wire::messages::{Denied, Open, OpenKind, ToSidecar, ToSidecarKind},
 };
@@ -24,13 +25,15 @@ use tracing::{Instrument, debug, error, info_span, warn};
 pub(crate) use checks::CheckPool;
 pub(crate) use sidecar::now;
 
-use crate::{Cap, archive, limits, metrics::Metrics, operator, store::Store, volume::Volumes};
+use crate::{Cap, archive, image::Images, limits, metrics::Metrics, operator, store::Store, volume::Volumes};
 
 /// What all streams share.
 pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) volumes: Volumes,
     pub(crate) metrics: Metrics,
+    /// The hot images, if any are kept.
+    pub(crate) images: Option<Images>,
     pub(crate) checks: CheckPool,
     /// Trees built for operators, each of which may be large.
     pub(crate) trees: Semaphore,
@@ -42,6 +45,15 @@ pub(crate) struct Context {
     pub(crate) cap: Option<Cap>,
     /// Turns true when the receiver shuts down.
     pub(crate) closing: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// The volume's journal has changed.
+    pub(crate) fn on_durable(&self, volume: &VolumeName) {
+        if let Some(images) = &self.images {
+            images.nudge(volume);
+        }
+    }
 }
 
 /// Accepts peers until the receiver shuts down, then waits for their streams, at most [`limits::DRAIN_TIMEOUT`].

@@ -377,9 +377,13 @@ impl<'a> Driver<'a> {
     }
 
     fn on_durable(&mut self, ticket: Ticket) {
+        let before = self.session.durable().point;
         self.session.handle_durable(ticket);
         if let Some(point) = self.session.durable().point {
             self.lease.on_durable(point);
+            if Some(point) != before {
+                self.context.on_durable(self.volume);
+            }
         }
     }
 

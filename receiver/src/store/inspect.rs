@@ -1,6 +1,6 @@
 //! What [`crate::verify`] and [`crate::history`] ask a store, beyond what it offers to everybody: places, and the log as it is.
 
-use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName};
+use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName, tree::TreeError};
 
 use super::{Store, StoreError, open::store_id};
 use crate::{
@@ -160,6 +160,16 @@ impl Store {
         each: &mut dyn FnMut(&Op),
     ) -> Result<(), StoreError> {
         self.shared().replay(volume, step, tree, each)
+    }
+
+    /// Hands the operations of a point to whoever applies them and seals the tree after them.
+    pub(crate) fn ops_of(
+        &self,
+        volume: &VolumeName,
+        step: &Step,
+        apply: &mut dyn FnMut(&Op) -> Result<(), TreeError>,
+    ) -> Result<(), StoreError> {
+        self.shared().each_op(volume, step, apply)
     }
 }
 

@@ -8,6 +8,7 @@ use tidelock_proto::{
     ChunkId, ChunkKey, Epoch, Op, PointId, Seq, Tree, VolumeName,
     chunk::{self, Codec},
     point::Point,
+    tree::TreeError,
     wire::{self, messages},
 };
 
@@ -271,19 +272,29 @@ impl Shared {
         tree: &mut Tree,
         show: &mut dyn FnMut(&Op),
     ) -> Result<(), StoreError> {
+        self.each_op(volume, step, &mut |op| {
+            tree.apply(op)?;
+            show(op);
+            Ok(())
+        })?;
+        tree.seal().map(drop).map_err(|error| damaged(volume, step.point.id, error.into()))
+    }
+
+    /// Hands the operations of one point to whoever applies them.
+    pub(super) fn each_op(
+        &self,
+        volume: &VolumeName,
+        step: &Step,
+        apply: &mut dyn FnMut(&Op) -> Result<(), TreeError>,
+    ) -> Result<(), StoreError> {
         let id = step.point.id;
         let body = CommitBody::decode(self.log.read(step.place, step.kind)?)
             .map_err(|_| unreadable(volume, id, "commit"))?;
-        let mut apply = |part: Bytes, tree: &mut Tree| {
-            apply_ops(part, tree, show).map_err(|cause| damaged(volume, id, cause))
-        };
+        let mut part = |part: Bytes| apply_ops(part, apply).map_err(|cause| damaged(volume, id, cause));
         if !body.ops.is_empty() {
-            apply(body.ops, tree)?;
+            part(body.ops)?;
         }
-        for part in body.parts {
-            apply(self.log.read(part.into(), Kind::Ops)?, tree)?;
-        }
-        tree.seal().map(drop).map_err(|error| damaged(volume, id, error.into()))
+        body.parts.into_iter().try_for_each(|place| part(self.log.read(place.into(), Kind::Ops)?))
     }
 
     /// Damage below a point is told as damage of the point.
@@ -320,11 +331,10 @@ impl Shared {
     }
 }
 
-fn apply_ops(part: Bytes, tree: &mut Tree, show: &mut dyn FnMut(&Op)) -> Result<(), Cause> {
+fn apply_ops(part: Bytes, apply: &mut dyn FnMut(&Op) -> Result<(), TreeError>) -> Result<(), Cause> {
     let ops = messages::Ops::decode(part).map_err(|_| Cause::Unreadable("a part of its operations"))?;
     for op in wire::decode_ops(ops.ops)? {
-        tree.apply(&op)?;
-        show(&op);
+        apply(&op)?;
     }
     Ok(())
 }
@@ -335,7 +345,7 @@ fn apply_delimited(bytes: &mut BytesMut, tree: &mut Tree) -> Result<(), Cause> {
     while let Some(len) = first_op_len(&bytes[whole..]) {
         whole += len;
     }
-    apply_ops(bytes.split_to(whole).freeze(), tree, &mut |_| {})
+    apply_ops(bytes.split_to(whole).freeze(), &mut |op| tree.apply(op))
 }
 
 /// Length of the first field of an `Ops` message with its tag and length, if all of it is there.

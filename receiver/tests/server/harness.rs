@@ -73,6 +73,7 @@ impl Site {
             keys: Default::default(),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             identity: self.path("receiver"),
+            image: None,
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             cap: None,
             keep: Default::default(),

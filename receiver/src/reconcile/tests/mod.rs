@@ -1,6 +1,7 @@
 //! `reconcile` on real directories: equal from anything, interrupted anywhere, and never outside. These need root.
 #![allow(clippy::unwrap_used)]
 
+mod follow;
 mod hostile;
 mod world;
 

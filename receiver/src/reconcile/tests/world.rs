@@ -148,7 +148,7 @@ pub(super) fn random_tree(seed: u64, memory: &mut Memory) -> Tree {
     builder.done()
 }
 
-fn chunk_pool(memory: &mut Memory) -> Vec<(ChunkId, u32)> {
+pub(super) fn chunk_pool(memory: &mut Memory) -> Vec<(ChunkId, u32)> {
     let mut rng = StdRng::seed_from_u64(7);
     let mut pool = vec![(memory.add(vec![0; 8192]), 8192)];
     for len in [1, 100, 4096, 4096, 5000, 40_000, 262_144] {
