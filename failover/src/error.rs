@@ -13,6 +13,7 @@ use tidelock_proto::{
 };
 use tidelock_receiver::{
     history::PatternError,
+    image::ImageError,
     reconcile::{ChunksError, ReconcileError},
     store::StoreError,
 };
@@ -54,6 +55,12 @@ pub enum FailoverError {
     /// The directory is not a store.
     #[error("{} is not a store: it has no log", .0.display())]
     NotAStore(PathBuf),
+    /// There are no hot images where somebody was asked for one.
+    #[error("no images are kept there")]
+    NoImages,
+    /// A hot image cannot be had.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The store said no.
     #[error(transparent)]
     Store(#[from] StoreError),

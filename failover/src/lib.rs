@@ -42,7 +42,7 @@ pub use promote::{
 };
 pub use rebuild::{RebuildReport, rebuild};
 pub use rehearse::{RehearseOptions, RehearseReport, rehearse};
-pub use report::{PointReport, VolumeReport, points, status};
+pub use report::{ImageReport, PointReport, VolumeReport, points, status};
 pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
 pub use verify::{FindingReport, VerifyReport, VerifyStep, verify};

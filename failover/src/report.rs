@@ -99,6 +99,19 @@ pub struct VolumeReport {
     pub inodes: Option<u64>,
     /// Bytes of its files, without holes.
     pub data_bytes: Option<u64>,
+    /// The receiver's hot image, if it keeps one.
+    pub image: Option<ImageReport>,
+}
+
+/// A hot image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageReport {
+    /// `absent`, `building`, `following` or `failed`.
+    pub state: String,
+    /// The point it is equal to.
+    pub point: Option<String>,
+    /// Why it failed.
+    pub failure: Option<String>,
 }
 
 impl VolumeReport {
@@ -123,6 +136,11 @@ impl VolumeReport {
             oldest: (volume.points > 0).then(|| show_time(volume.oldest_ns)),
             inodes: live.map(|live| live.inodes),
             data_bytes: live.map(|live| live.data_bytes),
+            image: live.and_then(|live| live.image.as_ref()).map(|image| ImageReport {
+                state: image.state.clone(),
+                point: image.point.map(|point| point.to_string()),
+                failure: image.failure.clone(),
+            }),
         }
     }
 }
@@ -133,12 +151,10 @@ fn conditions(live: Option<&crate::access::Live>) -> Vec<String> {
     let heartbeat = live.heartbeat.as_ref();
     let store = live.store_conditions.iter().cloned();
     let archive = Some(live.archive.clone()).filter(|condition| !condition.is_empty());
-    heartbeat
-        .into_iter()
-        .flat_map(|heartbeat| heartbeat.conditions.clone())
-        .chain(store)
-        .chain(archive)
-        .collect()
+    let failed = live.image.as_ref().is_some_and(|image| image.failure.is_some());
+    let failed = failed.then(|| "image-failed".to_owned());
+    let told = heartbeat.into_iter().flat_map(|heartbeat| heartbeat.conditions.clone());
+    told.chain(store).chain(archive).chain(failed).collect()
 }
 
 /// All volumes the operator may see, or the one asked for.

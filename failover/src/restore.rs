@@ -46,6 +46,8 @@ pub enum Step {
     Restore,
     /// The epoch was raised: writing what came since the copy was begun.
     Difference,
+    /// The receiver has let go of its image: it is renamed.
+    Handover,
     /// The directory is equal to the point: its marker goes.
     Complete,
     /// Nothing is left to do.

@@ -88,6 +88,7 @@ impl Bar {
                 Step::Fence => "fencing the old primary",
                 Step::Restore => "writing the directory",
                 Step::Difference => "writing what came since",
+                Step::Handover => "taking the image",
                 Step::Complete | Step::Done => "completing the directory",
             }),
             Event::Progress(Progress { phase, done, total }) => {

@@ -27,6 +27,12 @@ pub(crate) struct Args {
     /// Another volume of the same group and its directory; may be given several times. It is promoted to the same point
     #[arg(long, value_name = "TENANT/NAME=DIR", value_parser = parse_also)]
     also: Vec<(VolumeName, PathBuf)>,
+    /// Write a copy even if the receiver has a hot image that could be taken
+    #[arg(long)]
+    copy: bool,
+    /// With --store: the receiver's --image directory, whose image of the newest point is taken by rename instead of writing a copy
+    #[arg(long, value_name = "DIR", requires = "store")]
+    image: Option<PathBuf>,
     /// Say what would be done, and whether it would be refused; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -47,11 +53,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         accept_unverified: target.accept.contains(&Accept::Unverified),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
+        copy: args.copy,
     };
     let mut volumes = vec![(target.volume.clone(), target.to.clone())];
     volumes.extend(args.also.iter().cloned());
     signals::say_how_to_go_on()?;
-    let access = args.source.open()?;
+    let access = args.source.open_with_images(args.image.as_deref())?;
     if args.dry_run {
         return dry_run(&access, &volumes, &options, target.json);
     }
@@ -173,6 +180,7 @@ fn print(report: &PromoteReport) {
     let recovery = &report.recovery;
     let resumed = if report.resumed { ", which an earlier run had raised" } else { "" };
     let done = match (&report.difference, report.already) {
+        _ if report.image.is_some() => "nothing was copied: the hot image was renamed".to_owned(),
         (_, true) => "nothing: an earlier run had completed the directory".to_owned(),
         (None, false) => work(&report.work),
         (Some(later), false) => {
@@ -201,4 +209,7 @@ fn print(report: &PromoteReport) {
         ),
         ("work", done),
     ]);
+    if let Some(reason) = &report.image_missed {
+        eprintln!("tidelock: the hot image was not taken: {reason}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Where an operator's commands look: a running receiver, or the store of one that is gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tidelock_failover::Access;
 
@@ -24,8 +24,13 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn open(&self) -> Result<Access, Failure> {
+        self.open_with_images(None)
+    }
+
+    /// With the hot images of a receiver that is gone.
+    pub(crate) fn open_with_images(&self, images: Option<&Path>) -> Result<Access, Failure> {
         let access = match (&self.store, &self.receiver, &self.identity) {
-            (Some(store), ..) => Access::direct_with(store, self.keys.load()?),
+            (Some(store), ..) => Access::direct_with(store, self.keys.load()?, images),
             (None, Some(receiver), Some(identity)) => Access::remote(receiver, identity),
             (None, Some(_), None) => {
                 return Err(Failure::usage(

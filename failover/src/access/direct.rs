@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName, point::Point};
 use tidelock_receiver::{
     history::{self, Found, Patterns, Query, Usage},
+    image::{Given, Resting},
     reconcile::{Chunks, ChunksError},
     store::{Batch, Record, Store, StoreError, StoreOptions},
     vault::TenantKeys,
@@ -19,7 +20,10 @@ use crate::{
     verify::{Summary, Told},
 };
 
-pub(super) struct Direct(Store);
+pub(super) struct Direct {
+    store: Store,
+    images: Option<Resting>,
+}
 
 /// The chunks of one tenant.
 pub(super) struct StoreChunks<'a> {
@@ -29,21 +33,27 @@ pub(super) struct StoreChunks<'a> {
 
 impl Direct {
     /// Refuses what is not a store already: a mistyped directory must not become an empty one.
-    pub(super) fn open(directory: &Path, keys: TenantKeys) -> Result<Self, FailoverError> {
+    pub(super) fn open(
+        directory: &Path,
+        keys: TenantKeys,
+        images: Option<&Path>,
+    ) -> Result<Self, FailoverError> {
         if !directory.join("log").is_dir() {
             return Err(FailoverError::NotAStore(directory.to_owned()));
         }
-        Ok(Self(Store::open(directory, StoreOptions { keys, ..StoreOptions::default() })?))
+        let store = Store::open(directory, StoreOptions { keys, ..StoreOptions::default() })?;
+        let images = images.map(|dir| Resting::open(&store, dir)).transpose()?;
+        Ok(Self { store, images })
     }
 
     #[cfg(test)]
     pub(super) fn store(&self) -> Store {
-        self.0.clone()
+        self.store.clone()
     }
 
     pub(super) fn volumes(&self) -> Vec<Volume> {
         let known = |name: VolumeName| {
-            let info = self.0.volume(&name)?;
+            let info = self.store.volume(&name)?;
             Some(Volume {
                 name,
                 epoch: info.epoch,
@@ -54,7 +64,7 @@ impl Direct {
                 live: None,
             })
         };
-        self.0.volumes().into_iter().filter_map(known).collect()
+        self.store.volumes().into_iter().filter_map(known).collect()
     }
 
     pub(super) fn points(
@@ -62,15 +72,15 @@ impl Direct {
         name: &VolumeName,
         newest: Option<usize>,
     ) -> Result<Vec<Point>, FailoverError> {
-        Ok(self.0.points(name, newest)?)
+        Ok(self.store.points(name, newest)?)
     }
 
     pub(super) fn tree(&self, name: &VolumeName, point: PointId) -> Result<Tree, FailoverError> {
-        Ok(self.0.tree_at(name, point)?)
+        Ok(self.store.tree_at(name, point)?)
     }
 
     pub(super) fn chunks<'a>(&'a self, name: &'a VolumeName) -> StoreChunks<'a> {
-        StoreChunks { store: &self.0, tenant: name.tenant() }
+        StoreChunks { store: &self.store, tenant: name.tenant() }
     }
 
     /// Every chunk is looked up in the index.
@@ -78,7 +88,7 @@ impl Direct {
         let ids = chunk_ids(tree);
         let mut probe = Probe { looked_for: ids.len() as u64, missing: 0 };
         for id in ids {
-            probe.missing += u64::from(!self.0.has_chunk(name.tenant(), id)?);
+            probe.missing += u64::from(!self.store.has_chunk(name.tenant(), id)?);
         }
         Ok(probe)
     }
@@ -89,11 +99,11 @@ impl Direct {
         expected: Epoch,
         base: Option<PointId>,
     ) -> Result<(Epoch, PointId), FailoverError> {
-        let newest = self.0.volume(name).map(|info| info.last.id);
+        let newest = self.store.volume(name).map(|info| info.last.id);
         let base = base.or(newest).ok_or_else(|| FailoverError::NoPoints(name.clone()))?;
         let epoch = expected.next();
         let raise = Record::Epoch { volume: name.clone(), expected, epoch, base };
-        match self.0.append_and_wait(Batch::of(raise)) {
+        match self.store.append_and_wait(Batch::of(raise)) {
             Ok(()) => Ok((epoch, base)),
             Err(StoreError::EpochMoved { .. }) => {
                 Err(FailoverError::EpochMoved { volume: name.clone(), expected })
@@ -102,13 +112,18 @@ impl Direct {
         }
     }
 
+    pub(super) fn image(&self, name: &VolumeName, release: bool) -> Result<Given, FailoverError> {
+        let images = self.images.as_ref().ok_or(FailoverError::NoImages)?;
+        Ok(images.ask(name, release)?)
+    }
+
     pub(super) fn verify(
         &self,
         name: Option<&VolumeName>,
         told: &mut dyn FnMut(Told),
     ) -> Result<Summary, FailoverError> {
         let wanted = |volume: &VolumeName| name.is_none_or(|name| name == volume);
-        let summary = verify(&self.0, &wanted, &mut |event| {
+        let summary = verify(&self.store, &wanted, &mut |event| {
             told(match event {
                 Event::Progress(progress) => Told::Progress(progress.into()),
                 Event::Finding(finding) => Told::Finding((&finding).into()),
@@ -128,13 +143,13 @@ impl Direct {
     ) -> Result<(), FailoverError> {
         let patterns = Patterns::new([pattern])?;
         let query = Query { patterns: &patterns, first, last, changes };
-        Ok(history::find(&self.0, name, query, each)?)
+        Ok(history::find(&self.store, name, query, each)?)
     }
 
     pub(super) fn usage(&self, name: &VolumeName, point: Option<PointId>) -> Result<Usage, FailoverError> {
         Ok(match point {
-            Some(point) => history::usage(&self.0, name, point)?,
-            None => history::usage_of_all(&self.0, name)?,
+            Some(point) => history::usage(&self.store, name, point)?,
+            None => history::usage_of_all(&self.store, name)?,
         })
     }
 
@@ -144,17 +159,17 @@ impl Direct {
         point: PointId,
         to: &VolumeName,
     ) -> Result<Point, FailoverError> {
-        Ok(self.0.clone_volume(name, point, to, to_ns(SystemTime::now()))?)
+        Ok(self.store.clone_volume(name, point, to, to_ns(SystemTime::now()))?)
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {
         let record = Record::Tag { volume: name.clone(), point, tag: tag.to_owned() };
-        Ok(self.0.append_and_wait(Batch::of(record))?)
+        Ok(self.store.append_and_wait(Batch::of(record))?)
     }
 
     pub(super) fn release(&self, name: &VolumeName, point: PointId) -> Result<(), FailoverError> {
         let record = Record::Release { volume: name.clone(), point, copy: false };
-        Ok(self.0.append_and_wait(Batch::of(record))?)
+        Ok(self.store.append_and_wait(Batch::of(record))?)
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use tidelock_proto::{Epoch, PointId, Tree, VolumeName, point::Point, wire::messages::Heartbeat};
 use tidelock_receiver::{
     history::{Found, Usage},
+    image::Given,
     reconcile::Chunks,
     store::StoreError,
     vault::TenantKeys,
@@ -46,8 +47,17 @@ pub(crate) struct Live {
     /// The condition of the receiver's archive; empty if there is none.
     pub(crate) archive: String,
     pub(crate) store_conditions: Vec<String>,
+    pub(crate) image: Option<Image>,
     pub(crate) inodes: u64,
     pub(crate) data_bytes: u64,
+}
+
+/// What a receiver's hot image is doing.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub(crate) state: String,
+    pub(crate) point: Option<PointId>,
+    pub(crate) failure: Option<String>,
 }
 
 /// Whether the content of a point is there.
@@ -73,12 +83,16 @@ impl Access {
 
     /// Opens the store in `directory`, which no receiver must be using.
     pub fn direct(directory: &Path) -> Result<Self, FailoverError> {
-        Self::direct_with(directory, TenantKeys::default())
+        Self::direct_with(directory, TenantKeys::default(), None)
     }
 
-    /// [`Access::direct`] of a store in which tenants are encrypted with these keys.
-    pub fn direct_with(directory: &Path, keys: TenantKeys) -> Result<Self, FailoverError> {
-        Direct::open(directory, keys).map(|direct| Self(Kind::Direct(direct)))
+    /// [`Access::direct`] of a store in which tenants are encrypted with these keys, and with the hot images that a receiver has kept beneath `images`.
+    pub fn direct_with(
+        directory: &Path,
+        keys: TenantKeys,
+        images: Option<&Path>,
+    ) -> Result<Self, FailoverError> {
+        Direct::open(directory, keys, images).map(|direct| Self(Kind::Direct(direct)))
     }
 
     pub(crate) fn volumes(&self) -> Result<Vec<Volume>, FailoverError> {
@@ -155,6 +169,14 @@ impl Access {
         match &self.0 {
             Kind::Remote(remote) => remote.raise_epoch(name, expected, base),
             Kind::Direct(direct) => direct.raise_epoch(name, expected, base),
+        }
+    }
+
+    /// Brings the hot image of a volume to its newest point and tells where it is; with `release` it is given away there.
+    pub(crate) fn image(&self, name: &VolumeName, release: bool) -> Result<Given, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.image(name, release),
+            Kind::Direct(direct) => direct.image(name, release),
         }
     }
 

@@ -3,7 +3,7 @@
 //! The runtime below has one thread, for the connection; callers block on it from their own threads. Everything that
 //! comes is checked: a chunk against its id, a tree against its digest, an answer against the question.
 
-use std::path::Path;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
 use bytes::Bytes;
 use tidelock_proto::{
@@ -14,20 +14,21 @@ use tidelock_proto::{
     wire::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
-            ChunksRequest, CloneRequest, FindRequest, Open, OpenKind, OperatorReply, OperatorRequest,
-            PointsRequest, PromoteRequest, ReleaseRequest, ReplyKind, RequestKind, StatusRequest, TagRequest,
-            TreeRequest, UsageRequest, VerifyRequest, VolumeStatus,
+            ChunksRequest, CloneRequest, FindRequest, ImageRequest, Open, OpenKind, OperatorReply,
+            OperatorRequest, PointsRequest, PromoteRequest, ReleaseRequest, ReplyKind, RequestKind,
+            StatusRequest, TagRequest, TreeRequest, UsageRequest, VerifyRequest, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
 };
 use tidelock_receiver::{
     history::{Found, Usage},
+    image::Given,
     reconcile::{Chunks, ChunksError},
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::{Live, Probe, Volume, chunk_ids};
+use super::{Image, Live, Probe, Volume, chunk_ids};
 use crate::{
     error::FailoverError,
     limits,
@@ -184,6 +185,25 @@ impl Remote {
         }
     }
 
+    pub(super) fn image(&self, name: &VolumeName, release: bool) -> Result<Given> {
+        let request = ImageRequest { volume: name.to_string(), release };
+        let mut image = None;
+        self.ask(RequestKind::Image(request), |reply| match reply {
+            ReplyKind::Image(given) => {
+                image = Some(Given {
+                    path: OsStr::from_bytes(&given.path).into(),
+                    device: given.device,
+                    inode: given.inode,
+                    point: point_id_from_wire(given.point)?,
+                    root: decode_ops(given.root)?,
+                });
+                Ok(true)
+            }
+            _ => Err(FailoverError::Answer),
+        })?;
+        image.ok_or(FailoverError::Answer)
+    }
+
     pub(super) fn verify(&self, name: Option<&VolumeName>, told: &mut dyn FnMut(Told)) -> Result<Summary> {
         let request = VerifyRequest { volume: name.map(ToString::to_string) };
         let mut summary = None;
@@ -338,6 +358,10 @@ fn volume(status: VolumeStatus) -> Result<Volume> {
             heartbeat: status.heartbeat,
             archive: status.archive,
             store_conditions: status.store_conditions,
+            image: status.image.map(|state| {
+                let point = status.image_point.and_then(|point| point_id_from_wire(Some(point)).ok());
+                Image { state, point, failure: status.image_failure }
+            }),
             inodes: status.inodes,
             data_bytes: status.data_bytes,
         }),

@@ -1,6 +1,7 @@
 //! The part of a promotion from the fence on: short, and the only way is on.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -9,8 +10,8 @@ use tidelock_proto::{Epoch, PointId, VolumeName};
 use tidelock_receiver::reconcile::{self, Options, Report};
 
 use super::{
-    PromoteOptions, PromoteReport, Recovery, command, is_promoted_to,
-    prepare::{Prepared, judge},
+    PromoteOptions, PromoteReport, Recovery, command, handover, is_promoted_to,
+    prepare::{ImageUse, Prepared, judge},
 };
 use crate::{
     access::Access,
@@ -49,13 +50,47 @@ impl Prepared {
         }
         let fence_ms = millis(begun);
         events(Event::Step(Step::Difference));
-        let difference = self.settle(access, copied, events).map_err(|source| FailoverError::AfterFence {
+        let mut taken = None;
+        let settled = match self.image {
+            ImageUse::Ready => self.take_image(access, &mut taken, events),
+            ImageUse::Copy(_) => self.settle(access, copied, events),
+        };
+        let difference = settled.map_err(|source| FailoverError::AfterFence {
             epoch,
             point: self.choice.point.id,
             source: Box::new(source),
         })?;
         events(Event::Step(Step::Done));
-        Ok(self.report((old_epoch, epoch), resumed, difference, fence_ms, millis(begun) - fence_ms))
+        let mut report =
+            self.report((old_epoch, epoch), resumed, difference, fence_ms, millis(begun) - fence_ms);
+        report.image = taken;
+        Ok(report)
+    }
+
+    /// Makes the receiver's image the directory. If it cannot be had any more, a copy is written after all: the fence is up, and the way is on.
+    fn take_image(
+        &mut self,
+        access: &Access,
+        taken: &mut Option<PathBuf>,
+        events: &(dyn Fn(Event) + Sync),
+    ) -> Result<Option<Report>, FailoverError> {
+        let released = || events(Event::Step(Step::Handover));
+        match handover::take(access, &self.volume, &self.directory, self.choice.point.id, &released) {
+            Ok((given, root)) => {
+                events(Event::Step(Step::Complete));
+                reconcile::complete(&self.directory, &root, &self.target)?;
+                *taken = Some(given.path);
+                Ok(None)
+            }
+            Err(missed) => {
+                self.image = ImageUse::Copy(Some(missed.to_string()));
+                let tree = access.tree(&self.volume, &self.choice.point)?;
+                let work = write(access, &self.volume, &tree, &self.directory, &self.target, events)?;
+                events(Event::Step(Step::Complete));
+                reconcile::complete(&self.directory, &tree, &self.target)?;
+                Ok(Some(work))
+            }
+        }
     }
 
     /// Brings the directory from the point that was copied to the one that is promoted, and completes it.
@@ -113,6 +148,11 @@ impl Prepared {
             },
             work: self.work,
             difference,
+            image: None,
+            image_missed: match self.image {
+                ImageUse::Ready => None,
+                ImageUse::Copy(missed) => missed,
+            },
         }
     }
 }

@@ -8,12 +8,16 @@
 //! written is found while the old primary still is the primary. Only what came meanwhile is written after the fence. The price is that
 //! the fence comes later; a primary that still runs is not lost in that time, and one that is gone writes nothing.
 //!
+//! Where the receiver keeps a hot image of the newest point and this is its machine, the image takes the place of the copy: it is looked at before the fence and taken after it
+//! ([`handover`]).
+//!
 //! Until it is complete the target carries the marker of an unfinished copy, with a label that names the volume and not the
 //! point. So the same command goes on after an interruption at any step, whatever the newest point is by then; after the fence it
 //! finds its own epoch by the base it chose, and a target that was completed is recognised as long as nothing has touched it.
 //! It needs nothing from the failed site.
 
 mod finish;
+mod handover;
 mod plan;
 mod prepare;
 mod target;
@@ -48,6 +52,8 @@ pub struct PromoteOptions {
     pub overwrite: bool,
     /// Files of the right size and time are not read.
     pub trust_mtime: bool,
+    /// A copy is written even if the receiver has a hot image that could be taken.
+    pub copy: bool,
 }
 
 /// What was lost and how long it took.
@@ -102,6 +108,10 @@ pub struct PromoteReport {
     pub work: Report,
     /// What was done to it after the fence, if anything had come.
     pub difference: Option<Report>,
+    /// The hot image that became the directory; then nothing was copied.
+    pub image: Option<PathBuf>,
+    /// Why a hot image did not, if the receiver keeps them.
+    pub image_missed: Option<String>,
     /// The command that protects the new primary.
     pub next_command: String,
 }

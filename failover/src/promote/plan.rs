@@ -7,9 +7,14 @@ use tidelock_proto::VolumeName;
 
 use super::{
     PromoteOptions, is_promoted_to,
-    prepare::{Selected, select},
+    prepare::{Checked, Selected, select},
 };
-use crate::{access::Access, error::FailoverError, report::PointReport, restore::Event};
+use crate::{
+    access::Access,
+    error::FailoverError,
+    report::PointReport,
+    restore::{Event, Step},
+};
 
 /// What a promotion would do now. It would also be refused now, if it is to be refused: then there is none.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,8 +59,10 @@ pub fn plan(
     options: &PromoteOptions,
     events: &(dyn Fn(Event) + Sync),
 ) -> Result<PromotePlan, FailoverError> {
-    let Selected { choice, tree, probe, loss, already, .. } =
-        select(access, volume, directory, options, events)?;
+    let selected = select(access, volume, directory, options, events)?;
+    events(Event::Step(Step::Check));
+    let Checked { tree, probe, already } = selected.check(access, volume, directory)?;
+    let Selected { choice, loss, .. } = selected;
     let (resumes, epoch) = (is_promoted_to(&choice), choice.volume.epoch);
     Ok(PromotePlan {
         dry_run: true,

@@ -7,9 +7,17 @@ use std::{
 };
 
 use tidelock_proto::{Tree, VolumeName, point::Consistency};
-use tidelock_receiver::reconcile::{self, Options, ReconcileError, Report};
+use tidelock_receiver::{
+    image::promotion_label,
+    reconcile::{self, Options, ReconcileError, Report},
+};
 
-use super::{PromoteOptions, is_promoted_to, target::is_equal};
+use super::{
+    PromoteOptions,
+    handover::{self, Missed},
+    is_promoted_to,
+    target::is_equal,
+};
 use crate::{
     access::{Access, Probe},
     at::{At, to_ns},
@@ -22,14 +30,15 @@ use crate::{
 /// The condition of a volume whose sidecar lost events.
 const UNVERIFIED: &str = "unverified";
 
-/// A copy that is written and checked, of a volume whose epoch has not risen.
+/// A copy that is written and checked, or an image that can be taken, of a volume whose epoch has not risen.
 pub struct Prepared {
     pub(super) volume: VolumeName,
     pub(super) directory: PathBuf,
     pub(super) options: PromoteOptions,
     pub(super) choice: Choice,
-    /// What the directory is equal to.
+    /// What the directory is equal to; nothing is known of an image that is to be taken.
     pub(super) tree: Arc<Tree>,
+    pub(super) image: ImageUse,
     pub(super) target: Options,
     /// The directory was completed by an earlier run.
     pub(super) already: bool,
@@ -39,6 +48,15 @@ pub struct Prepared {
     pub(super) select_ms: f64,
     pub(super) check_ms: f64,
     pub(super) copy_ms: f64,
+}
+
+/// Whether the receiver's hot image takes the place of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ImageUse {
+    /// It is here, and will be taken after the fence.
+    Ready,
+    /// It cannot be; why, if one was looked for.
+    Copy(Option<String>),
 }
 
 /// What is known to be lost, at the start.
@@ -56,15 +74,20 @@ pub(super) struct Loss {
 pub(super) struct Selected {
     pub(super) choice: Choice,
     pub(super) target: Options,
-    pub(super) tree: Tree,
-    pub(super) probe: Probe,
     pub(super) loss: Loss,
-    pub(super) already: bool,
+    /// The target holds something that may be what an earlier run has completed.
+    holds: bool,
     pub(super) select_ms: f64,
-    pub(super) check_ms: f64,
 }
 
-/// Chooses the point, refuses what is to be refused, and looks for the content.
+/// What its content is, and whether it is there.
+pub(super) struct Checked {
+    pub(super) tree: Tree,
+    pub(super) probe: Probe,
+    pub(super) already: bool,
+}
+
+/// Chooses the point and refuses what is to be refused.
 pub(super) fn select(
     access: &Access,
     volume: &VolumeName,
@@ -77,7 +100,7 @@ pub(super) fn select(
     let choice = choose(access, volume, &options.at, options.accept_fuzzy, now)?;
     judge(&choice, options)?;
     // The label names no point: by the time an interrupted run is repeated the newest may be another.
-    let label = format!("{volume} (a promotion)");
+    let label = promotion_label(volume);
     let target =
         Options { label, ..target_options(volume, choice.point.id, options.overwrite, options.trust_mtime) };
     let vacant = reconcile::check_target(directory, &target);
@@ -85,20 +108,48 @@ pub(super) fn select(
     if !holds {
         vacant?;
     }
-    let select_ms = millis(begun);
+    let loss = loss(&choice, now);
+    Ok(Selected { choice, target, loss, holds, select_ms: millis(begun) })
+}
 
-    events(Event::Step(Step::Check));
-    let tree = access.tree(volume, &choice.point)?;
-    let already = holds && is_equal(directory, &tree);
-    if holds && !already {
-        reconcile::check_target(directory, &target)?;
+impl Selected {
+    /// Reads the tree and looks for the content.
+    pub(super) fn check(
+        &self,
+        access: &Access,
+        volume: &VolumeName,
+        directory: &Path,
+    ) -> Result<Checked, FailoverError> {
+        let tree = access.tree(volume, &self.choice.point)?;
+        let already = self.holds && is_equal(directory, &tree);
+        if self.holds && !already {
+            reconcile::check_target(directory, &self.target)?;
+        }
+        let probe = access.probe(volume, &tree)?;
+        if probe.missing > 0 {
+            return Err(FailoverError::Unrestorable { point: self.choice.point.id, missing: probe.missing });
+        }
+        Ok(Checked { tree, probe, already })
     }
-    let probe = access.probe(volume, &tree)?;
-    if probe.missing > 0 {
-        return Err(FailoverError::Unrestorable { point: choice.point.id, missing: probe.missing });
+
+    /// Looks whether an image can be taken instead.
+    fn find_image(
+        &self,
+        access: &Access,
+        volume: &VolumeName,
+        directory: &Path,
+        options: &PromoteOptions,
+    ) -> ImageUse {
+        let kept = self.choice.volume.live.as_ref().is_none_or(|live| live.image.is_some());
+        if options.copy || options.at != At::Latest || self.holds || !kept {
+            return ImageUse::Copy(None);
+        }
+        match handover::find(access, volume, directory) {
+            Ok(_) => ImageUse::Ready,
+            Err(Missed::Access(FailoverError::NoImages)) => ImageUse::Copy(None),
+            Err(missed) => ImageUse::Copy(Some(missed.to_string())),
+        }
     }
-    let (loss, check_ms) = (loss(&choice, now), millis(begun) - select_ms);
-    Ok(Selected { choice, target, tree, probe, loss, already, select_ms, check_ms })
 }
 
 /// Chooses, checks and writes. What fails here has fenced nobody; running it again goes on.
@@ -109,13 +160,24 @@ pub fn prepare(
     options: &PromoteOptions,
     events: &(dyn Fn(Event) + Sync),
 ) -> Result<Prepared, FailoverError> {
-    let Selected { choice, target, tree, probe, loss, already, select_ms, check_ms } =
-        select(access, volume, directory, options, events)?;
+    let selected = select(access, volume, directory, options, events)?;
+    let begun = Instant::now();
+    events(Event::Step(Step::Check));
+    let image = selected.find_image(access, volume, directory, options);
+    let checked = match image {
+        ImageUse::Ready => {
+            Checked { tree: Tree::new(), probe: Probe { looked_for: 0, missing: 0 }, already: false }
+        }
+        ImageUse::Copy(_) => selected.check(access, volume, directory)?,
+    };
+    let Checked { tree, probe, already } = checked;
+    let Selected { choice, target, loss, select_ms, .. } = selected;
+    let check_ms = millis(begun);
     let target = Options { unfinished: true, ..target };
     let begun = Instant::now();
     let mut copy = Copy { access, volume, directory, target: &target, events, choice, tree: Arc::new(tree) };
     let mut work = Report::default();
-    if !already {
+    if !already && image != ImageUse::Ready {
         work = copy.write(None)?;
         // As the rounds of a live migration: each has less to do than the one before, until what is left is little.
         let mut last = begun.elapsed();
@@ -139,6 +201,7 @@ pub fn prepare(
         options,
         choice,
         tree,
+        image,
         target,
         already,
         probe,
@@ -251,6 +314,7 @@ mod tests {
             data_bytes: 1,
             archive: String::new(),
             store_conditions: Vec::new(),
+            image: None,
         };
         let volume = Volume {
             name: "t/v".parse().unwrap(),
