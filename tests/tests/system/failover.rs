@@ -18,6 +18,10 @@ use tidelock_tests::{
 /// All steps of a promotion, and the middle of writing.
 const STEPS: [&str; 8] = ["select", "check", "restore", "content", "fence", "difference", "complete", "done"];
 
+/// The same where the receiver's image is taken.
+const STEPS_WITH_IMAGE: [&str; 7] =
+    ["select", "check", "fence", "difference", "handover", "complete", "done"];
+
 /// A site whose store has a few points of a volume, kept aside, so that each promotion finds the same.
 struct Kept {
     site: Site,
@@ -54,6 +58,25 @@ impl Kept {
 
     fn again(&self) -> Receiver {
         let mut receiver = self.site.receiver();
+        receiver.process.allow("promoted");
+        receiver
+    }
+
+    /// A receiver of a fresh copy of the store whose image follows.
+    fn receiver_with_image(&self) -> Receiver {
+        let _ = fs::remove_dir_all(self.site.store());
+        let _ = fs::remove_dir_all(self.site.path("images"));
+        process::run(Command::new("cp").arg("-a").arg(self.site.path("kept")).arg(self.site.store()));
+        let receiver = self.again_with_image();
+        wait::until_true("the image follows", SOON, || {
+            self.site.operator(&receiver, &["status", VOLUME])[0]["image"]["point"] == self.last.as_str()
+        });
+        receiver
+    }
+
+    fn again_with_image(&self) -> Receiver {
+        let images = self.site.path("images");
+        let mut receiver = self.site.try_receiver(&["--image", images.to_str().expect("UTF-8")]);
         receiver.process.allow("promoted");
         receiver
     }
@@ -112,6 +135,65 @@ fn a_receiver_that_is_killed_at_any_step_of_a_promotion_changes_nothing_about_it
         let report = json(&process::output(&mut kept.promotion(&receiver, &to)));
         kept.check(&receiver, &to, &report, step);
     }
+}
+
+#[test]
+fn a_promotion_that_takes_the_image_is_completed_by_the_same_command() {
+    let kept = Kept::new();
+    for step in STEPS_WITH_IMAGE {
+        let receiver = kept.receiver_with_image();
+        let to = kept.site.path(&format!("killed-{step}"));
+        let mut command = kept.promotion(&receiver, &to);
+        let killed = process::output(command.env("TIDELOCK_TEST_AT", format!("kill:{step}")));
+        assert_eq!(killed.status.signal(), Some(libc::SIGKILL), "{step}: {killed:?}");
+        let report = json(&process::output(&mut kept.promotion(&receiver, &to)));
+        kept.check(&receiver, &to, &report, step);
+        // Once it has its name it is an unfinished copy like any other.
+        let taken = !matches!(step, "complete" | "done");
+        assert_eq!(
+            (report["image"].is_string(), report["work"]["bytes_written"] == 0),
+            (taken, true),
+            "{step}: {report}"
+        );
+        assert_eq!(report["already"], step == "done", "{step}: {report}");
+    }
+}
+
+#[test]
+fn a_receiver_that_is_killed_while_its_image_is_taken_changes_nothing_about_the_end() {
+    let kept = Kept::new();
+    for step in STEPS_WITH_IMAGE {
+        let mut receiver = kept.receiver_with_image();
+        let to = kept.site.path(&format!("lost-{step}"));
+        let mut command = kept.promotion(&receiver, &to);
+        command.env("TIDELOCK_TEST_AT", format!("stop:{step}"));
+        let log = kept.site.path(&format!("lost-{step}.log"));
+        let mut promotion = Process::spawn("promote", &mut command, &log);
+        let stat = PathBuf::from(format!("/proc/{}/stat", promotion.pid()));
+        wait::until_true("the promotion is held", SOON, || {
+            promotion.must_run();
+            fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
+        });
+        receiver.process.kill();
+        let receiver = kept.again_with_image();
+        promotion.signal(libc::SIGCONT);
+        promotion.wait(SOON);
+        let report = json(&process::output(&mut kept.promotion(&receiver, &to)));
+        kept.check(&receiver, &to, &report, step);
+    }
+}
+
+#[test]
+fn an_image_is_taken_without_its_receiver() {
+    let kept = Kept::new();
+    let mut receiver = kept.receiver_with_image();
+    receiver.process.kill();
+    let to = kept.site.path("promoted");
+    let mut command = kept.site.tidelock(["promote", VOLUME, "--json", "--to"]);
+    command.arg(&to).arg("--store").arg(kept.site.store()).arg("--image").arg(kept.site.path("images"));
+    let report = json(&process::output(&mut command));
+    assert!(report["image"].is_string(), "{report}");
+    kept.check(&kept.again(), &to, &report, "from the store");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod harness;
 mod healing;
 mod identity;
 mod idle;
+mod image;
 mod marks;
 mod model;
 mod order;
