@@ -64,6 +64,11 @@ pub enum FailoverError {
     /// The store said no.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A planned move on a store that no receiver uses.
+    #[error(
+        "a planned move asks the sidecar for a last cut, so it needs the running receiver (--receiver): `tidelock promote` does not"
+    )]
+    MoveNeedsReceiver,
     /// There is no such volume, or it is not this operator's.
     #[error("there is no volume {volume}{}", others(.known))]
     NoVolume {

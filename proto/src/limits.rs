@@ -53,6 +53,11 @@ pub const IDENTITY_FILE_MAX_BYTES: u64 = 1024 * 1024;
 
 /// From the first packet to an accepted peer; afterwards the attempt has failed.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// In a planned move: from the question whether the application stands still to the new epoch. Later the answer counts for nothing.
+pub const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+/// In a planned move the application stands still for this long, if nothing comes of it. Longer than [`LEAVE_WITHIN`] by what a sidecar
+/// that hangs may be late, so that it never runs again before the receiver has given up.
+pub const LEAVE_HOLD: Duration = Duration::from_secs(10);
 /// A connection that heard nothing for this long is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An otherwise silent connection is probed this often.

@@ -14,7 +14,7 @@ use crate::{
     capture::VolumeError,
     hooks::HookConfig,
     limits::{PAUSE_LIMIT_MAX, PAUSE_LIMIT_MIN},
-    pause::{Escalate, SelectError},
+    pause::{Escalate, PauseConfig, SelectError},
     watch::{NamesChoice, TrackerChoice},
 };
 
@@ -66,6 +66,8 @@ pub struct Config {
     pub cut_deadline: Duration,
     /// What is done about an overdue cut.
     pub escalate: Escalate,
+    /// Who is ended when this writer is fenced, and stopped for a planned move.
+    pub on_fence: Option<PauseConfig>,
     /// Shortest time between the beginnings of two cuts.
     pub cut_interval: Duration,
     /// The part of one core that replication may take before cuts become rarer.
@@ -266,6 +268,7 @@ mod tests {
             trace_cuts: None,
             cut_deadline: Duration::from_secs(1),
             escalate: Escalate::Optimistic,
+            on_fence: None,
             cut_interval: Duration::from_millis(2),
             cpu_share: 0.1,
             scrub: ScrubConfig::OFF,

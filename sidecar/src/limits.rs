@@ -98,6 +98,11 @@ pub const UNREADABLE_RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Where directories cannot be watched the whole volume is compared again, after this many times as long as that takes.
 pub const RETRY_AFTER_SCANS: u32 = 10;
 
+// A planned move.
+
+/// How long nothing must have changed after the last cut: whoever writes on although the application stands still shows himself.
+pub const LEAVE_QUIET: Duration = Duration::from_millis(20);
+
 // Pausing the application.
 
 /// Processes that are stopped at once: each takes a descriptor here and one in the watchdog.

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     capture::Volume,
     config::{Config, ConfigError, VolumeConfig},
-    cut::{CutError, Cutter, CutterConfig, Desk, Ended, Engine},
+    cut::{CutError, Cutter, CutterConfig, Departure, Desk, Ended, Engine},
     hooks::Hooks,
     http::{self, Control},
     limits,
@@ -109,6 +109,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
         Escalate::Pause(pause) => Means::Pause(Pauser::new(pause.clone()).map_err(ConfigError::from)?),
         Escalate::Hooks => Means::Hooks(tell_overdue),
     };
+    let stopper = config.on_fence.clone().map(Pauser::new).transpose().map_err(ConfigError::from)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (end_tasks, tasks_end) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -141,7 +142,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     }
     tracing::info!(%address, receiver = config.receiver, epoch = %config.epoch, "sidecar started");
 
-    let ended = cut(&config, volumes, escalation, desk, stop.clone())?;
+    let ended = cut(&config, volumes, (escalation, Departure::new(stopper)), desk, stop.clone())?;
     let outcome = supervise(ended, &stop, shutdown).await;
     if matches!(outcome, Ok(Outcome::Fenced { .. } | Outcome::Superseded(_))) {
         // So that whoever watches the status learns why it ends, not only that it did.
@@ -159,7 +160,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
 fn cut(
     config: &Config,
     volumes: Vec<(VolumeName, Engine)>,
-    escalation: Escalation,
+    pauses: (Escalation, Departure),
     desk: Arc<Desk>,
     stop: Arc<AtomicBool>,
 ) -> Result<oneshot::Receiver<Ended>, RunError> {
@@ -170,7 +171,7 @@ fn cut(
         final_cut_within: config.drain_timeout,
     };
     let (tell, ended) = oneshot::channel();
-    let cutter = Cutter::new(volumes, escalation, cutting, desk, stop);
+    let cutter = Cutter::new(volumes, pauses, cutting, desk, stop);
     let span = tracing::info_span!("cutter", epoch = %config.epoch);
     std::thread::Builder::new()
         .name("cutter".to_owned())

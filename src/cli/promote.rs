@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tidelock_failover::{
-    Access, PromoteOptions, PromotePlan, PromoteReport, plan_promotion, prepare_promotion,
+    Access, At, PromoteOptions, PromotePlan, PromoteReport, plan_promotion, prepare_promotion,
 };
 use tidelock_proto::VolumeName;
 
@@ -40,12 +40,53 @@ pub(crate) struct Args {
     source: Source,
 }
 
+/// Stop the application on the old primary, take a last cut, and promote that: nothing is lost
+///
+/// The copy is written first. Then the sidecar stops the application (it must run with `--on-fence stop`), takes a last cut, and
+/// once that is durable the old writer is fenced and its application ended. If anything fails before the fence, the application
+/// runs on. An interrupted move is completed by the same command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Move {
+    /// The volume, as TENANT/NAME
+    volume: VolumeName,
+    /// The directory; it is created, or must be empty
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Another volume of the same group and its directory; may be given several times. It is promoted to the same point
+    #[arg(long, value_name = "TENANT/NAME=DIR", value_parser = parse_also)]
+    also: Vec<(VolumeName, PathBuf)>,
+    /// Make a directory equal that is not empty: what differs is changed, WHAT IS NOT IN THE POINT IS DELETED
+    #[arg(long)]
+    overwrite: bool,
+    /// Do not read files of the right size and modification time
+    #[arg(long)]
+    trust_mtime: bool,
+    /// Say what would be done, and whether it would be refused; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+pub(crate) fn run_move(args: Move) -> Result<(), Failure> {
+    let Move { volume, to, also, overwrite, trust_mtime, dry_run, json, source } = args;
+    let target = Target { volume, to, at: At::Latest, accept: Vec::new(), overwrite, trust_mtime, json };
+    with(&Args { target, also, copy: false, image: None, dry_run, source }, true)
+}
+
 fn parse_also(text: &str) -> Result<(VolumeName, PathBuf), String> {
     let (name, directory) = text.split_once('=').ok_or("write TENANT/NAME=DIRECTORY")?;
     Ok((name.parse().map_err(|error| format!("{error}"))?, directory.into()))
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    with(args, false)
+}
+
+fn with(args: &Args, planned: bool) -> Result<(), Failure> {
     let target = &args.target;
     let options = PromoteOptions {
         at: target.at.clone(),
@@ -54,6 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
         copy: args.copy,
+        planned,
     };
     let mut volumes = vec![(target.volume.clone(), target.to.clone())];
     volumes.extend(args.also.iter().cloned());

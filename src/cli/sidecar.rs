@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use tidelock_proto::{Epoch, limits::EPOCH_MAX};
+use tidelock_proto::{
+    Epoch,
+    limits::{EPOCH_MAX, LEAVE_HOLD},
+};
 use tidelock_sidecar::{
     Config, Exclude, Excludes, Outcome, RunError, ScrubConfig, VolumeConfig,
     hooks::{HookConfig, OnHookFailure},
@@ -67,10 +70,13 @@ pub(crate) struct Args {
     /// The longest that a pause may last.
     #[arg(long, value_name = "TIME", default_value = "250ms", value_parser = humantime::parse_duration)]
     pause_limit: Duration,
-    /// Pause this process and its descendants instead of all of the pod; a path is that of a pid file. May be given several
-    /// times.
+    /// The application's process, for `--escalate pause` and `--on-fence stop`: it and its descendants instead of all of the
+    /// pod; a path is that of a pid file. May be given several times.
     #[arg(long = "pause-process", value_name = "PID|PIDFILE", value_parser = parse_target)]
     pause_targets: Vec<PauseTarget>,
+    /// What becomes of the application when this writer is fenced, because the volume was promoted elsewhere.
+    #[arg(long, value_enum, default_value_t)]
+    on_fence: OnFenceArg,
     /// Shortest time between the beginnings of two cuts.
     #[arg(long, value_name = "TIME", default_value = "2ms", value_parser = humantime::parse_duration)]
     cut_interval: Duration,
@@ -182,6 +188,15 @@ enum EscalateArg {
     Hooks,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum OnFenceArg {
+    /// It goes on writing what nobody replicates.
+    #[default]
+    Nothing,
+    /// Its processes are killed. They are also who stands still for `tidelock move`.
+    Stop,
+}
+
 fn parse_target(text: &str) -> Result<PauseTarget, String> {
     match text.parse() {
         Ok(pid) if pid > 0 => Ok(PauseTarget::Process(pid)),
@@ -231,6 +246,8 @@ fn parse_address(text: &str) -> Result<String, String> {
 /// Runs until it is told to stop, fenced, or of no use.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     logging::init(&args.log)?;
+    // The very program that runs, also after its file was replaced.
+    let watchdog = vec!["/proc/self/exe".into(), super::watchdog::NAME.into()];
     let config = Config {
         volumes: args.volumes,
         receiver: args.receiver,
@@ -259,11 +276,15 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             EscalateArg::Hooks => Escalate::Hooks,
             EscalateArg::Pause => Escalate::Pause(PauseConfig {
                 limit: args.pause_limit,
-                targets: args.pause_targets,
-                // The very program that runs, also after its file was replaced.
-                watchdog: vec!["/proc/self/exe".into(), super::watchdog::NAME.into()],
+                targets: args.pause_targets.clone(),
+                watchdog: watchdog.clone(),
             }),
         },
+        on_fence: (args.on_fence == OnFenceArg::Stop).then_some(PauseConfig {
+            limit: LEAVE_HOLD,
+            targets: args.pause_targets,
+            watchdog,
+        }),
         cut_interval: args.cut_interval,
         cpu_share: args.cpu_share,
         excludes: args.excludes,

@@ -180,6 +180,19 @@ impl Access {
         }
     }
 
+    /// Raises the epoch of a volume, if it is still `expected`, once its sidecar has stopped the application and taken a last
+    /// cut, which is the base. Only a running receiver can.
+    pub(crate) fn move_away(
+        &self,
+        name: &VolumeName,
+        expected: Epoch,
+    ) -> Result<(Epoch, PointId), FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.move_away(name, expected),
+            Kind::Direct(_) => Err(FailoverError::MoveNeedsReceiver),
+        }
+    }
+
     /// Re-reads the log and replays a volume, or all, and tells what is found while it runs.
     pub(crate) fn verify(
         &self,

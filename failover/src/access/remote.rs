@@ -166,9 +166,27 @@ impl Remote {
         expected: Epoch,
         base: Option<PointId>,
     ) -> Result<(Epoch, PointId)> {
-        let wire_base = base.map(point_id_to_wire);
-        let request =
-            PromoteRequest { volume: name.to_string(), base: wire_base, expected_epoch: expected.0 };
+        let base = base.map(point_id_to_wire);
+        self.promote(
+            name,
+            PromoteRequest { volume: name.to_string(), base, expected_epoch: expected.0, planned: false },
+        )
+    }
+
+    pub(super) fn move_away(&self, name: &VolumeName, expected: Epoch) -> Result<(Epoch, PointId)> {
+        self.promote(
+            name,
+            PromoteRequest {
+                volume: name.to_string(),
+                base: None,
+                expected_epoch: expected.0,
+                planned: true,
+            },
+        )
+    }
+
+    fn promote(&self, name: &VolumeName, request: PromoteRequest) -> Result<(Epoch, PointId)> {
+        let expected = Epoch(request.expected_epoch);
         let mut raised = None;
         let asked = self.ask(RequestKind::Promote(request), |reply| match reply {
             ReplyKind::Promoted(promoted) => {

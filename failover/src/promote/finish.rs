@@ -35,6 +35,8 @@ impl Prepared {
         if let Some(at) = at {
             self.choice = choose(access, &self.volume, at, self.options.accept_fuzzy, SystemTime::now())?;
             self.options.at = at.clone();
+            // The first volume's sidecar has taken the last cut of all of them.
+            self.options.planned = false;
             judge(&self.choice, &self.options)?;
         }
         events(Event::Step(Step::Fence));
@@ -166,6 +168,11 @@ fn fence(
     choice: &Choice,
     options: &PromoteOptions,
 ) -> Result<(Epoch, Option<Choice>), FailoverError> {
+    if options.planned {
+        let (epoch, base) = access.move_away(volume, choice.volume.epoch)?;
+        let later = choose(access, volume, &At::Point(base), options.accept_fuzzy, SystemTime::now())?;
+        return Ok((epoch, Some(later)));
+    }
     let newest = choice.volume.last.as_ref().map(|last| last.id);
     let open = options.at == At::Latest && newest == Some(choice.point.id);
     let wanted = (!open).then_some(choice.point.id);

@@ -54,6 +54,8 @@ pub struct PromoteOptions {
     pub trust_mtime: bool,
     /// A copy is written even if the receiver has a hot image that could be taken.
     pub copy: bool,
+    /// A planned move: the old primary's sidecar stops its application and takes a last cut, which is what is promoted.
+    pub planned: bool,
 }
 
 /// What was lost and how long it took.

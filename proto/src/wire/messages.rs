@@ -48,7 +48,7 @@ pub struct Hello {
 /// Sidecar to receiver, after `Hello`.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToReceiver {
-    #[prost(oneof = "ToReceiverKind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "ToReceiverKind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: Option<ToReceiverKind>,
 }
 
@@ -67,6 +67,9 @@ pub enum ToReceiverKind {
     Commit(Commit),
     #[prost(message, tag = "6")]
     Heartbeat(Heartbeat),
+    /// Answers `Leave`.
+    #[prost(message, tag = "7")]
+    Left(Left),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -165,10 +168,21 @@ pub struct Heartbeat {
     pub tracker: String,
 }
 
+/// The application stands still, and a point holds everything that it wrote; or why not.
+#[derive(Clone, PartialEq, Message)]
+pub struct Left {
+    /// The point, which is durable.
+    #[prost(message, optional, tag = "1")]
+    pub point: Option<PointId>,
+    /// Without a point: the reason, for people.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
 /// Receiver to sidecar.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToSidecar {
-    #[prost(oneof = "ToSidecarKind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "ToSidecarKind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: Option<ToSidecarKind>,
 }
 
@@ -188,7 +202,13 @@ pub enum ToSidecarKind {
     HaveReply(HaveReply),
     #[prost(message, tag = "6")]
     Ack(Ack),
+    /// A planned move: stop the application, take a last cut, and say when it is durable.
+    #[prost(message, tag = "7")]
+    Leave(Leave),
 }
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Leave {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Welcome {
@@ -331,6 +351,9 @@ pub struct PromoteRequest {
     /// operators cannot both win.
     #[prost(uint64, tag = "3")]
     pub expected_epoch: u64,
+    /// A planned move: the sidecar stops its application and takes a last cut first, and that is the base.
+    #[prost(bool, tag = "4")]
+    pub planned: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

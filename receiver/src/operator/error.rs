@@ -2,10 +2,30 @@
 
 use thiserror::Error;
 use tidelock_proto::{
-    Epoch, ids::VolumeNameError, transport::FrameError, wire::PROTOCOL_VERSION, wire::WireError,
+    Epoch, VolumeName, ids::VolumeNameError, limits::LEAVE_WITHIN, transport::FrameError,
+    wire::PROTOCOL_VERSION, wire::WireError,
 };
 
 use crate::{history::PatternError, image::ImageError, store::StoreError};
+
+/// Why a planned move is refused. The old writer goes on as if nothing had happened.
+#[derive(Debug, Error)]
+pub(super) enum LeaveError {
+    #[error(
+        "the sidecar of volume {0} is not connected: a planned move needs it. `tidelock promote` does not"
+    )]
+    NotConnected(VolumeName),
+    #[error("the sidecar did not stop its application within {} s", LEAVE_WITHIN.as_secs())]
+    Late,
+    #[error("the sidecar says: {0}")]
+    Refused(String),
+    #[error("the volume changed after its application stood still: somebody else writes there, too")]
+    Changed,
+    #[error(
+        "the last cut is fuzzy, so it may not hold everything: see the sidecar's conditions, or promote with --accept fuzzy"
+    )]
+    Fuzzy,
+}
 
 /// See `docs/protocol.md` for the codes.
 #[derive(Debug, Error)]
@@ -26,6 +46,8 @@ pub(super) enum OperatorError {
     NotPermitted { peer: String, what: String },
     #[error("the epoch is {current}, not {expected}: somebody else promoted the volume")]
     Epoch { current: Epoch, expected: Epoch },
+    #[error("{0}")]
+    Leave(#[from] LeaveError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{}", .0.line())]
@@ -46,6 +68,7 @@ impl OperatorError {
             Self::NoImages | Self::Image(_) => 9,
             Self::NotPermitted { .. } => 2,
             Self::Epoch { .. } => 5,
+            Self::Leave(_) => 10,
             Self::Store(error) => match error {
                 StoreError::Full { .. } => 7,
                 StoreError::Key(_) => 8,

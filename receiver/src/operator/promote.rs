@@ -3,17 +3,22 @@
 //! The writing session is stopped and everything it appended is on disk before the base is chosen, so a promotion
 //! upon "the newest point" loses nothing that this receiver was sent whole. The epoch is durable before anybody hears of it.
 
+use std::time::Instant;
+
 use tidelock_proto::{
     Epoch, PointId, VolumeName,
     identity::Peer,
+    limits::LEAVE_WITHIN,
+    point::Consistency,
     wire::{
         self,
         messages::{PromoteRequest, Promoted, ReplyKind},
     },
 };
+use tokio::time::timeout;
 use tracing::warn;
 
-use super::{OperatorError, Replies};
+use super::{OperatorError, Replies, error::LeaveError};
 use crate::{
     server::Context,
     store::{Store, VolumeInfo},
@@ -31,7 +36,10 @@ pub(super) async fn answer(
         None => None,
     };
     let expected = Epoch(request.expected_epoch);
-    let (epoch, base) = promote(context, &volume, expected, base).await?;
+    let (epoch, base) = match request.planned {
+        true => planned(context, &volume, expected).await?,
+        false => promote(context, &volume, expected, base).await?,
+    };
     // ERROR is for what went wrong; this is what somebody wanted, and still worth finding in every log.
     warn!(%volume, %epoch, %base, %peer, "volume promoted");
     let promoted = Promoted { epoch: epoch.0, base: Some(wire::point_id_to_wire(base)) };
@@ -60,6 +68,42 @@ async fn promote(
     context.on_durable(name);
     drop(promotion);
     Ok((epoch, base))
+}
+
+/// The application stands still while this runs, and is let go by whatever is not a new epoch. Why nothing is lost is argued in
+/// the sidecar's `cut/departure.rs`.
+async fn planned(
+    context: &Context,
+    name: &VolumeName,
+    expected: Epoch,
+) -> Result<(Epoch, PointId), OperatorError> {
+    check(&context.store, name, expected)?;
+    let volume = context.volumes.get(name);
+    if !volume.live().connected {
+        return Err(LeaveError::NotConnected(name.clone()).into());
+    }
+    // Before the question, so that the sidecar's time is over later.
+    let asked = Instant::now();
+    let answer = timeout(LEAVE_WITHIN, volume.leave()).await;
+    let answer = answer.map_err(|_| LeaveError::Late)?.map_err(|_| LeaveError::Late)?;
+    let last = answer.map_err(LeaveError::Refused)?;
+    let promotion = volume.begin_promotion().await;
+    let info = check(&context.store, name, expected)?;
+    if info.last.id != last {
+        return Err(LeaveError::Changed.into());
+    }
+    if info.last.cut.consistency == Consistency::Fuzzy {
+        return Err(LeaveError::Fuzzy.into());
+    }
+    if asked.elapsed() >= LEAVE_WITHIN {
+        return Err(LeaveError::Late.into());
+    }
+    let epoch = info.epoch.next();
+    context.store.raise_epoch(name, info.epoch, epoch, last).await.await?;
+    volume.fence(epoch);
+    volume.live().covered_ns = 0;
+    drop(promotion);
+    Ok((epoch, last))
 }
 
 fn check(store: &Store, volume: &VolumeName, expected: Epoch) -> Result<VolumeInfo, OperatorError> {

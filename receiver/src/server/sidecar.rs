@@ -330,6 +330,9 @@ impl<'a> Driver<'a> {
     }
 
     fn frame(&mut self, frame: Frame) {
+        if let Frame::Left(answer) = frame {
+            return self.seat.volume.answer_leave(answer);
+        }
         let holdings =
             TenantChunks { store: &self.context.store, tenant: self.volume.tenant(), lease: &self.lease };
         let (session, now) = (&mut self.session, now());
@@ -388,6 +391,9 @@ impl<'a> Driver<'a> {
     }
 
     fn heed_interruption(&mut self) {
+        if self.seat.take_leave() {
+            self.session.handle_leave();
+        }
         match self.seat.interruption() {
             None => {}
             Some(Interruption::Fenced(epoch)) => self.session.handle_fenced(epoch),
@@ -410,6 +416,7 @@ impl<'a> Driver<'a> {
         let paused = matches!(self.session.poll_ending(), Some(Ending::Paused));
         if self.seat.is_newest() {
             self.set_connected(false);
+            self.seat.volume.answer_leave(Err("the connection with the sidecar ended".to_owned()));
         }
         begin::park(&mut self.guard, self.session);
         drop(self.guard);

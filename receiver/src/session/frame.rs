@@ -43,6 +43,8 @@ pub enum Frame {
     },
     /// A sign of life.
     Heartbeat(Heartbeat),
+    /// The answer to [`Session::handle_leave`](super::Session::handle_leave): the point that holds everything, or why there is none.
+    Left(Result<PointId, String>),
 }
 
 /// A frame as far as it can be read without much work.
@@ -96,6 +98,11 @@ pub fn decode(message: ToReceiver) -> Result<Decoded, WireError> {
             tags: wire::tags_from_wire(commit.tags)?,
         },
         Kind::Heartbeat(heartbeat) => Frame::Heartbeat(check_heartbeat(heartbeat)?),
+        Kind::Left(left) => Frame::Left(match left.point {
+            Some(point) => Ok(wire::point_id_from_wire(Some(point))?),
+            None if left.reason.len() > limits::TEXT_MAX_BYTES => return Err(WireError::Bad("reason")),
+            None => Err(left.reason),
+        }),
     }))
 }
 

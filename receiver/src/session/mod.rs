@@ -223,6 +223,8 @@ impl Session {
                 self.take_heartbeat(heartbeat);
                 Ok(())
             }
+            // For whoever asked.
+            Frame::Left(_) => Ok(()),
         };
         match handled {
             Ok(()) => {}
@@ -260,6 +262,13 @@ impl Session {
             self.coverage.on_durable(self.pending.durable().point);
         }
         self.finish_draining();
+    }
+
+    /// A planned move: asks the sidecar to stop its application and take a last cut. [`Frame::Left`] answers.
+    pub fn handle_leave(&mut self) {
+        if self.ending.is_none() && self.draining.is_none() {
+            self.outbox.push_back(ToSidecarKind::Leave(messages::Leave {}));
+        }
     }
 
     /// The volume was promoted: the last thing this writer hears.

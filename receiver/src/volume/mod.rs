@@ -18,7 +18,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tidelock_proto::{Epoch, PointId, Tree, VolumeName};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 pub use lag::lag_ns;
 pub use live::Live;
@@ -40,6 +40,8 @@ pub struct Volume {
     /// One promotion at a time.
     promotion: tokio::sync::Mutex<()>,
     live: Mutex<Live>,
+    /// Who waits for the answer of a planned move.
+    leaver: Mutex<Option<Leaver>>,
 }
 
 /// The tree that a session left behind.
@@ -51,6 +53,9 @@ pub struct Parked {
     pub tree: Tree,
     since: Instant,
 }
+
+/// Hears the point that holds everything, or why there is none.
+type Leaver = oneshot::Sender<Result<PointId, String>>;
 
 /// The right to append to a volume.
 pub type Writer = OwnedMutexGuard<Option<Parked>>;
@@ -66,6 +71,8 @@ struct Control {
     epoch: Epoch,
     /// A promotion is under way.
     promoting: bool,
+    /// Counts planned moves; the newest one is asked for.
+    leave: u64,
 }
 
 /// Why a session must stop.
@@ -90,6 +97,8 @@ pub struct Seat {
     arrival: u64,
     instance: u64,
     epoch: Epoch,
+    /// Planned moves that the session was told of.
+    leave: u64,
     control: watch::Receiver<Control>,
 }
 
@@ -127,6 +136,7 @@ impl Volume {
             control: watch::Sender::new(Control::default()),
             promotion: tokio::sync::Mutex::default(),
             live: Mutex::default(),
+            leaver: Mutex::default(),
         }
     }
 
@@ -139,8 +149,8 @@ impl Volume {
             arrival = control.arrival;
         });
         let mut control = self.control.subscribe();
-        control.mark_unchanged();
-        Seat { volume: self.clone(), arrival, instance, epoch, control }
+        let leave = control.borrow_and_update().leave;
+        Seat { volume: self.clone(), arrival, instance, epoch, leave, control }
     }
 
     /// Stops the session, if there is one, and takes its place. The session waits until the guard is gone and then
@@ -152,6 +162,22 @@ impl Volume {
         let mut promotion = Promotion { volume: self, _alone: alone, writer: None };
         promotion.writer = Some(self.writer.clone().lock_owned().await);
         promotion
+    }
+
+    /// Asks the sidecar for a planned move; without one nobody answers. Whoever asked before is forgotten.
+    pub fn leave(&self) -> oneshot::Receiver<Result<PointId, String>> {
+        let (tell, told) = oneshot::channel();
+        *self.leaver.lock() = Some(tell);
+        self.control.send_modify(|control| control.leave += 1);
+        told
+    }
+
+    /// The sidecar's answer.
+    pub fn answer_leave(&self, answer: Result<PointId, String>) {
+        if let Some(leaver) = self.leaver.lock().take() {
+            // Nobody may wait for it any more.
+            let _ = leaver.send(answer);
+        }
     }
 
     /// The epoch is durable: every session of a lower one ends.
@@ -216,6 +242,12 @@ impl Seat {
     pub async fn changed(&mut self) {
         // The sender is in the volume, which this seat holds.
         let _ = self.control.changed().await;
+    }
+
+    /// Whether a planned move was asked for since this was last asked.
+    pub fn take_leave(&mut self) -> bool {
+        let asked = self.control.borrow().leave;
+        std::mem::replace(&mut self.leave, asked) != asked
     }
 
     /// Why the session must stop, if it must.

@@ -21,7 +21,7 @@ fn points(volume: &str, newest: u64) -> RequestKind {
 
 fn promote(base: Option<PointId>, expected_epoch: u64) -> RequestKind {
     let base = base.map(wire::point_id_to_wire);
-    RequestKind::Promote(PromoteRequest { volume: VOLUME.to_owned(), base, expected_epoch })
+    RequestKind::Promote(PromoteRequest { volume: VOLUME.to_owned(), base, expected_epoch, planned: false })
 }
 
 fn tree(point: PointId) -> RequestKind {

@@ -30,6 +30,7 @@ use tidelock_proto::{
 
 use super::{
     CutError, conditions,
+    departure::{Departure, Stand},
     desk::Desk,
     engine::Engine,
     errands::{Errands, Wanted},
@@ -37,8 +38,8 @@ use super::{
     pace::{self, Pace},
 };
 use crate::limits::{
-    DRAIN_WHEN_BLOCKED_EVERY, FOR_NOTHING_BEFORE_REST, HEARTBEAT_EVERY, OTHERS_REST_MAX, PAUSE_THREADS_MAX,
-    ROUNDS_AT_FULL_SPEED, ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
+    DRAIN_WHEN_BLOCKED_EVERY, FOR_NOTHING_BEFORE_REST, HEARTBEAT_EVERY, LEAVE_QUIET, OTHERS_REST_MAX,
+    PAUSE_THREADS_MAX, ROUNDS_AT_FULL_SPEED, ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
 };
 use crate::pause::{Escalation, Waiting};
 use crate::watch;
@@ -79,6 +80,7 @@ pub(crate) struct Cutter {
     /// Their names, if there are several.
     group: Vec<VolumeName>,
     escalation: Escalation,
+    departure: Departure,
     /// What the application leaves idle while it stands still.
     cores: usize,
     config: CutterConfig,
@@ -102,7 +104,7 @@ impl Cutter {
     /// A cutter of these volumes, in this order.
     pub(crate) fn new(
         volumes: Vec<(VolumeName, Engine)>,
-        escalation: Escalation,
+        (escalation, departure): (Escalation, Departure),
         config: CutterConfig,
         desk: Arc<Desk>,
         stop: Arc<AtomicBool>,
@@ -117,6 +119,7 @@ impl Cutter {
             members,
             group,
             escalation,
+            departure,
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(PAUSE_THREADS_MAX)),
             config,
             stop,
@@ -136,6 +139,9 @@ impl Cutter {
     pub(crate) fn run(mut self) -> Ended {
         loop {
             if let Err(ended) = self.turn() {
+                if matches!(ended, Ended::Fenced { .. }) {
+                    self.departure.end_application();
+                }
                 return ended;
             }
         }
@@ -145,6 +151,7 @@ impl Cutter {
     fn turn(&mut self) -> Result<(), Ended> {
         self.members.iter_mut().try_for_each(Member::hear)?;
         self.run_errands();
+        self.leave();
         if self.stop.load(Ordering::Relaxed) && self.ending()? {
             return Ok(());
         }
@@ -176,6 +183,48 @@ impl Cutter {
         let members = &self.members;
         self.errands.on_acked(|point| members.iter().all(|member| member.has_durable(point)));
         self.errands.take_in(&self.desk);
+    }
+
+    /// A planned move: see [`super::departure`].
+    fn leave(&mut self) {
+        let asked = self.members.iter_mut().map(Member::take_leave).fold(false, |any, one| any | one);
+        if asked {
+            self.escalation.give_up();
+            match self.departure.hold() {
+                Ok(true) => {
+                    tracing::info!("a planned move: the application stands still");
+                    // Only what comes from now on means that the receiver has forgotten the move.
+                    self.members.iter_mut().for_each(Member::forget_agreed);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a planned move is refused");
+                    self.answer_leave(&Err(error.to_string()));
+                }
+            }
+        }
+        if !self.departure.is_holding() {
+            return;
+        }
+        let agreed_again =
+            self.members.iter_mut().map(Member::take_agreed_again).fold(false, |any, one| any | one);
+        let why_not = match self.departure.stand(Instant::now()) {
+            Stand::Over => "no last cut was durable in time",
+            Stand::Changed => {
+                "the volume changed after the application stood still: somebody else writes there, too"
+            }
+            _ if agreed_again => "the connection with the receiver began again",
+            Stand::Still(point) if self.members.iter().all(|member| member.has_durable(point)) => {
+                return self.answer_leave(&Ok(point));
+            }
+            Stand::Still(_) | Stand::Waits => return,
+        };
+        self.answer_leave(&Err(why_not.to_owned()));
+        self.departure.release();
+    }
+
+    fn answer_leave(&mut self, answer: &Result<PointId, String>) {
+        self.members.iter_mut().for_each(|member| member.answer_leave(answer));
     }
 
     /// The way to the end: the final cut, its acknowledgement by every session, and the goodbye. Returns whether this turn is
@@ -272,6 +321,9 @@ impl Cutter {
             // Nothing has changed since: whoever asked is answered by what there is.
             self.errands.on_cut(last, self.consistency(false), &[]);
         }
+        if let Some(last) = self.members.iter().filter_map(Member::last).max() {
+            self.departure.on_cut(last, Instant::now());
+        }
         for member in self.members.iter_mut().filter(|member| member.is_ready()) {
             member.on_converged(time_ns);
         }
@@ -359,7 +411,8 @@ impl Cutter {
         let heartbeat_at = self.members.iter().map(Member::heartbeat_at).min().unwrap_or(now);
         let until_heartbeat = heartbeat_at.saturating_duration_since(now);
         let until_scrub = self.members.iter().filter_map(Member::scrub_due).min().unwrap_or(HEARTBEAT_EVERY);
-        if self.wait_for_events(until_heartbeat.min(HEARTBEAT_EVERY).min(until_scrub))? {
+        let until_still = if self.departure.is_holding() { LEAVE_QUIET } else { HEARTBEAT_EVERY };
+        if self.wait_for_events(until_heartbeat.min(until_still).min(until_scrub))? {
             self.pace.begin(Instant::now(), pace::process_time());
             self.for_nothing = self.for_nothing.saturating_add(1);
         }

@@ -32,6 +32,12 @@ pub(super) struct Member {
     durable: Option<PointId>,
     /// It began again from the receiver's tree; commits that were not durable are gone.
     began_again: bool,
+    /// Its session has begun, or gone on, since this was last asked.
+    agreed_again: bool,
+    /// A planned move waits for an answer.
+    leave_waits: bool,
+    /// The cutter has not heard of it yet.
+    leave_is_new: bool,
     /// The session said that everything is durable, and is over.
     finished: bool,
     /// The root had entries at the last commit.
@@ -71,6 +77,9 @@ impl Member {
             last: None,
             durable: None,
             began_again: false,
+            agreed_again: false,
+            leave_waits: false,
+            leave_is_new: false,
             finished: false,
             root_had_entries: false,
             heartbeat_at: now,
@@ -125,6 +134,28 @@ impl Member {
         std::mem::take(&mut self.began_again)
     }
 
+    /// Whether its session has begun, or gone on after a break, since this was last asked.
+    pub(super) fn take_agreed_again(&mut self) -> bool {
+        std::mem::take(&mut self.agreed_again)
+    }
+
+    /// See [`Self::take_agreed_again`].
+    pub(super) fn forget_agreed(&mut self) {
+        self.agreed_again = false;
+    }
+
+    /// Whether a planned move was asked for since this was last asked.
+    pub(super) fn take_leave(&mut self) -> bool {
+        std::mem::take(&mut self.leave_is_new)
+    }
+
+    /// Answers a planned move, if one waits for it.
+    pub(super) fn answer_leave(&mut self, answer: &Result<PointId, String>) {
+        if std::mem::take(&mut self.leave_waits) {
+            self.engine.outbox.left(answer.clone());
+        }
+    }
+
     /// The number of the newest commit in this epoch.
     pub(super) fn last_seq(&self, epoch: Epoch) -> Seq {
         self.last.filter(|last| last.epoch == epoch).map_or(Seq(0), |last| last.seq)
@@ -135,7 +166,12 @@ impl Member {
         for event in self.engine.outbox.events() {
             let volume = self.name.clone();
             match event {
-                ShipEvent::Agreed { last, tree } => self.agree(last, tree)?,
+                ShipEvent::Agreed { last, tree } => {
+                    self.agreed_again = true;
+                    (self.leave_waits, self.leave_is_new) = (false, false);
+                    self.agree(last, tree)?;
+                }
+                ShipEvent::Leave => (self.leave_waits, self.leave_is_new) = (true, true),
                 ShipEvent::Acked { point } => self.durable = self.durable.max(Some(point)),
                 ShipEvent::Disconnected { .. } | ShipEvent::WindowOpen => {}
                 ShipEvent::Finished => self.finished = true,

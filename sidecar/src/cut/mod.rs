@@ -95,6 +95,7 @@
 mod absorb;
 mod conditions;
 mod cutter;
+mod departure;
 mod desk;
 pub(crate) mod dirty;
 mod engine;
@@ -116,6 +117,7 @@ use tidelock_proto::tree::TreeError;
 
 pub(crate) use conditions::UNPROTECTED;
 pub(crate) use cutter::{Cutter, CutterConfig, Ended};
+pub(crate) use departure::Departure;
 pub(crate) use desk::{Busy, Desk, Placed, Progress, Quiesced};
 pub(crate) use engine::Engine;
 

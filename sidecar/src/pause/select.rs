@@ -35,7 +35,7 @@ const PID_FILE_SLACK: Duration = Duration::from_secs(2);
 pub enum SelectError {
     /// Outside a pod the application must be named.
     #[error(
-        "--escalate pause would stop every process of this machine: name the application with --pause-process PID or \
+        "--escalate pause and --on-fence stop would stop every process of this machine: name the application with --pause-process PID or \
          --pause-process PIDFILE, or run in a pod with shareProcessNamespace: true"
     )]
     WholeMachine,

@@ -35,6 +35,8 @@ pub enum ShipEvent {
     },
     /// The window was found full, and is not any more.
     WindowOpen,
+    /// A planned move begins: see [`super::Outbox::left`].
+    Leave,
     /// Over for good: a newer epoch has another writer.
     Fenced {
         /// The volume's epoch.

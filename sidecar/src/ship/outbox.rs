@@ -13,7 +13,14 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
-use tidelock_proto::{Op, PointId, point::Cut, wire::messages::Heartbeat};
+use tidelock_proto::{
+    Op, PointId,
+    point::Cut,
+    wire::{
+        messages::{Heartbeat, Left},
+        point_id_to_wire,
+    },
+};
 use tokio::sync::Notify;
 
 use super::{
@@ -84,6 +91,16 @@ impl Outbox {
     /// A heartbeat, at least every second. The newest wins.
     pub fn heartbeat(&self, beat: Heartbeat) {
         self.give(true, |session| session.handle_heartbeat(Instant::now(), beat));
+    }
+
+    /// Answers [`ShipEvent::Leave`]: the point, which is durable, that holds everything the application wrote before it came to
+    /// rest, where it stays for now; or why not, for people.
+    pub fn left(&self, answer: Result<PointId, String>) {
+        let left = match answer {
+            Ok(point) => Left { point: Some(point_id_to_wire(point)), reason: String::new() },
+            Err(reason) => Left { point: None, reason },
+        };
+        self.give(true, |session| session.handle_left(left));
     }
 
     /// Nothing follows: [`ShipEvent::Finished`] comes when the last commit is durable. If the receiver's tree turns out

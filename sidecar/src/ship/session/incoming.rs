@@ -42,7 +42,7 @@ impl Session {
     /// The stream is gone.
     pub fn handle_disconnected(&mut self, reason: String) {
         self.phase = Phase::Away;
-        (self.deadline, self.greeting, self.reset) = (None, None, None);
+        (self.deadline, self.greeting, self.reset, self.left) = (None, None, None, None);
         if self.end.is_none() {
             self.events.push(ShipEvent::Disconnected { reason });
         }
@@ -89,6 +89,10 @@ impl Session {
             (ToSidecarKind::Manifest(part), Phase::Manifest { .. }) => self.on_manifest(part),
             (ToSidecarKind::HaveReply(reply), Phase::Open) => self.on_reply(&reply),
             (ToSidecarKind::Ack(ack), Phase::Open) => self.on_ack(&ack),
+            (ToSidecarKind::Leave(_), Phase::Open) => {
+                self.events.push(ShipEvent::Leave);
+                Ok(())
+            }
             _ => Err(SessionError::Unexpected("message at this time")),
         }
     }

@@ -23,7 +23,9 @@ mod outgoing;
 use std::time::Instant;
 
 use tidelock_proto::{
-    Epoch, Op, PointId, Seq, Tree, TreeDigest, VolumeName, point::Cut, wire::messages::Heartbeat,
+    Epoch, Op, PointId, Seq, Tree, TreeDigest, VolumeName,
+    point::Cut,
+    wire::messages::{Heartbeat, Left},
 };
 
 use super::{
@@ -97,6 +99,8 @@ pub struct Session {
     chunks: ChunkQueue,
     records: RecordQueue,
     heartbeat: Option<(Heartbeat, RecordPos, Instant)>,
+    /// The answer to the question of this connection.
+    left: Option<Left>,
     /// Whether someone waits for the window to open.
     full: bool,
     finishing: bool,
@@ -123,6 +127,7 @@ impl Session {
             chunks: ChunkQueue::default(),
             records: RecordQueue::default(),
             heartbeat: None,
+            left: None,
             full: false,
             finishing: false,
             stream_finished: false,
@@ -200,6 +205,11 @@ impl Session {
         }
         let since = self.heartbeat.take().map_or(now, |(_, _, since)| since);
         self.heartbeat = Some((beat, self.records.given(), since));
+    }
+
+    /// Answers a planned move, if its connection still is.
+    pub fn handle_left(&mut self, left: Left) {
+        self.left = Some(left).filter(|_| self.is_open());
     }
 
     /// Nothing follows; what is not committed is forgotten. Dropped like everything else if the cutter has yet to hear of another tree.

@@ -29,6 +29,9 @@ impl Session {
         if !matches!(self.phase, Phase::Open) {
             return None;
         }
+        if let Some(left) = self.left.take() {
+            return Some(Frame::of(ToReceiverKind::Left(left)));
+        }
         if let Some(beat) = self.next_heartbeat(now) {
             return Some(Frame::of(ToReceiverKind::Heartbeat(beat)));
         }

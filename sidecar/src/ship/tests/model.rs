@@ -13,8 +13,8 @@ use tidelock_proto::{
     point::{Consistency, Cut},
     tree::{ChunkRef, Kind, Meta, Name, Piece},
     wire::{
-        chunk_from_wire, cut_from_wire, decode_ops, messages::*, point_id_from_wire, point_id_to_wire,
-        split_ops,
+        PROTOCOL_VERSION, chunk_from_wire, cut_from_wire, decode_ops, messages::*, point_id_from_wire,
+        point_id_to_wire, split_ops,
     },
 };
 
@@ -82,7 +82,7 @@ impl Receiver {
             let Some(OpenKind::Hello(hello)) = Open::decode(&*bytes).expect("an Open").kind else {
                 panic!("no hello")
             };
-            assert_eq!((hello.version, hello.epoch), (1, EPOCH.0));
+            assert_eq!((hello.version, hello.epoch), (PROTOCOL_VERSION, EPOCH.0));
             let digest = self.last.map_or(Bytes::new(), |_| Bytes::copy_from_slice(&self.tree.digest().0));
             let last = self.last.map(point_id_to_wire);
             return self.send(ToSidecarKind::Welcome(Welcome { epoch: hello.epoch, last, digest }));
@@ -103,6 +103,7 @@ impl Receiver {
                 self.stream.commits.push((id, cut, std::mem::take(&mut self.stream.ops)));
             }
             ToReceiverKind::Heartbeat(beat) => self.beats.push(beat),
+            ToReceiverKind::Left(_) => panic!("nobody asked"),
         }
     }
 
@@ -288,6 +289,7 @@ impl Pair {
                 ShipEvent::Acked { .. } => ("acked", None),
                 ShipEvent::Disconnected { .. } => ("disconnected", None),
                 ShipEvent::WindowOpen => ("window open", None),
+                ShipEvent::Leave => ("leave", None),
                 ShipEvent::Fenced { .. } => ("fenced", None),
                 ShipEvent::Superseded => ("superseded", None),
                 ShipEvent::Denied { .. } => ("denied", None),
