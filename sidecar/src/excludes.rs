@@ -13,12 +13,25 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 /// Left out of every volume: where a file system check puts what it found, which belongs to the file system.
 pub const DEFAULT_EXCLUDES: [&str; 1] = ["/lost+found"];
 
-/// A pattern that cannot be understood.
+/// A pattern that cannot be understood, or cannot be meant.
 #[derive(Debug, thiserror::Error)]
-#[error("--exclude {pattern:?}: {source}")]
-pub struct ExcludeError {
-    pattern: String,
-    source: globset::Error,
+pub enum ExcludeError {
+    /// No glob.
+    #[error("--exclude {pattern:?}: {source}")]
+    Glob {
+        /// The pattern.
+        pattern: String,
+        /// Why not.
+        source: globset::Error,
+    },
+    /// Nothing has such a path.
+    #[error(
+        "--exclude {0:?} matches nothing: write a name, or a path from the volume's root without `.`, `..` and a slash at its end"
+    )]
+    Nothing(String),
+    /// Every name matches.
+    #[error("--exclude {0:?} leaves out everything")]
+    Everything(String),
 }
 
 /// The patterns of one volume.
@@ -35,8 +48,15 @@ impl Excludes {
         let (mut anywhere, mut in_root, mut by_path) =
             (GlobSetBuilder::new(), GlobSetBuilder::new(), GlobSetBuilder::new());
         for pattern in DEFAULT_EXCLUDES.into_iter().chain(patterns) {
-            let failed = |source| ExcludeError { pattern: pattern.to_owned(), source };
+            let failed = |source| ExcludeError::Glob { pattern: pattern.to_owned(), source };
             let from_root = pattern.strip_prefix('/').unwrap_or(pattern);
+            if from_root.split('/').any(|part| matches!(part, "" | "." | "..")) {
+                return Err(ExcludeError::Nothing(pattern.to_owned()));
+            }
+            let stars = from_root.split('/').all(|part| matches!(part, "*" | "**"));
+            if stars && (from_root == "*" || from_root.contains("**")) {
+                return Err(ExcludeError::Everything(pattern.to_owned()));
+            }
             let glob = GlobBuilder::new(from_root).literal_separator(true).build().map_err(failed)?;
             match (pattern.starts_with('/'), from_root.contains('/')) {
                 (_, true) => by_path.add(glob),
@@ -45,7 +65,7 @@ impl Excludes {
             };
         }
         let build = |builder: GlobSetBuilder| {
-            builder.build().map_err(|source| ExcludeError { pattern: String::new(), source })
+            builder.build().map_err(|source| ExcludeError::Glob { pattern: String::new(), source })
         };
         Ok(Self { anywhere: build(anywhere)?, in_root: build(in_root)?, by_path: build(by_path)? })
     }
@@ -102,6 +122,13 @@ mod tests {
         }
         assert!(contains(&[], "lost+found") && !contains(&[], "a/lost+found"));
         assert!(Excludes::new(["[a"]).is_err());
+        for nothing in ["", "/", "tmp/", "./k", "a//b", "../a"] {
+            assert!(matches!(Excludes::new([nothing]), Err(ExcludeError::Nothing(_))), "{nothing}");
+        }
+        for everything in ["*", "**", "/*", "/**", "**/*"] {
+            assert!(matches!(Excludes::new([everything]), Err(ExcludeError::Everything(_))), "{everything}");
+        }
+        assert!(Excludes::new(["*/*", "a*", "**/x"]).is_ok());
     }
 
     #[test]

@@ -93,6 +93,16 @@ pub(crate) fn checkpoint(args: &Checkpoint) -> Result<(), Failure> {
         return Err(anyhow!("what was written before now is not durable on the receiver yet").into());
     }
     let point = answer.point.as_deref().unwrap_or("-");
+    if answer.consistency.as_deref() == Some("fuzzy") {
+        if args.asking.json {
+            output::json(&answer)?;
+        }
+        return Err(anyhow!(
+            "point {point} is durable but fuzzy: not all that was written before need be in it; the sidecar's conditions say why \
+             (`tidelock status`)"
+        )
+        .into());
+    }
     args.asking.print(&answer, &format!("everything written before is durable, with point {point}"))
 }
 

@@ -67,8 +67,8 @@ pub(crate) fn data_segments(fd: BorrowedFd<'_>, start: u64, end: u64) -> Result<
             Ok(data) => data.clamp(at, end),
             // No data from here on, or the file was cut short meanwhile, which raises an event.
             Err(Errno::NXIO) => end,
-            // Without the call everything is data.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            // Without the call everything is data. ext4 says NOENT while it moves what was within the inode to a block.
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOENT) => at,
             Err(errno) => return Err(errno),
         };
         if data > at {
@@ -79,7 +79,7 @@ pub(crate) fn data_segments(fd: BorrowedFd<'_>, start: u64, end: u64) -> Result<
         }
         let hole = match seek(fd, SeekFrom::Hole(data)) {
             Ok(hole) => hole.clamp(data, end),
-            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => end,
+            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOENT) => end,
             Err(errno) => return Err(errno),
         };
         if hole == data {

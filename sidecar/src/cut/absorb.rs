@@ -20,6 +20,7 @@ impl Engine {
         }
         self.events = events;
         drained?;
+        self.look_at_mounts();
         self.revive_nameless();
         self.scrub_heard();
         Ok(())

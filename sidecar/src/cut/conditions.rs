@@ -4,9 +4,9 @@
 use super::{CutError, engine::Engine};
 use crate::watch::Watcher;
 
-/// While one of these holds no point is proven, or there are none at all.
-pub(crate) const UNPROTECTED: [&str; 6] =
-    [WATCH_LIMIT, UNREADABLE, ROOT_EMPTY, ROOT_GONE, GROUP_WAITS, POLLING];
+/// While one of these holds no point is proven, or there are none at all, or they lack something.
+pub(crate) const UNPROTECTED: [&str; 7] =
+    [WATCH_LIMIT, UNREADABLE, ROOT_EMPTY, ROOT_GONE, GROUP_WAITS, POLLING, MOUNT_WITHIN];
 
 /// Directories are not watched because the kernel allows no more watches: points are `fuzzy`.
 pub(crate) const WATCH_LIMIT: &str = "watch-limit";
@@ -14,6 +14,8 @@ pub(crate) const WATCH_LIMIT: &str = "watch-limit";
 pub(crate) const POLLING: &str = "polling";
 /// Something cannot be read: points are `fuzzy`.
 pub(crate) const UNREADABLE: &str = "unreadable";
+/// Something is mounted within the volume: points are without it.
+pub(crate) const MOUNT_WITHIN: &str = "mount-within";
 /// Events were lost; a scan restores the truth.
 pub(crate) const UNVERIFIED: &str = "unverified";
 /// No quiet instant has been found for long; lag grows.

@@ -17,6 +17,7 @@ use tidelock_proto::{
 use super::{
     CutError, conditions,
     dirty::{Dirty, EntryHint, FileDirt, Seen},
+    mounts::Mounts,
     stage::Stage,
 };
 use crate::limits::{CTIME_SETTLES_AFTER, ENTRIES_PER_STEP, MAPPED_INODES_MAX, SLICE_BYTES};
@@ -81,7 +82,7 @@ pub(crate) struct Engine {
     /// Some file has several names; one of them may be left out.
     pub(super) links_seen: bool,
     sockets: BTreeSet<(FileId, Name)>,
-    mounts: BTreeSet<(FileId, Name)>,
+    pub(super) mounts: Mounts,
     /// Content of every chunk that was packed, for tests to compare with.
     #[cfg(test)]
     pub(super) tap: std::collections::HashMap<tidelock_proto::ChunkId, Vec<u8>>,
@@ -121,7 +122,7 @@ impl Engine {
             excludes: Excludes::default(),
             links_seen: false,
             sockets: BTreeSet::new(),
-            mounts: BTreeSet::new(),
+            mounts: Mounts::default(),
             #[cfg(test)]
             tap: std::collections::HashMap::new(),
         }
@@ -151,6 +152,7 @@ impl Engine {
         self.unwatched.clear();
         self.unsettled.clear();
         self.scrub.start_over();
+        self.forget_mounts();
         match self.stage.get(FileId::ROOT) {
             Some(_) => self.recognise_root()?,
             None => self.create_root()?,
@@ -335,12 +337,6 @@ impl Engine {
     pub(super) fn note_socket(&mut self, dir: FileId, name: &Name) {
         if self.sockets.insert((dir, name.clone())) {
             self.status.counters.sockets_skipped.add(1);
-        }
-    }
-
-    pub(super) fn note_mount(&mut self, dir: FileId, name: &Name) {
-        if self.mounts.insert((dir, name.clone())) {
-            tracing::warn!(%name, "a file system mounted within the volume is not replicated");
         }
     }
 

@@ -90,6 +90,8 @@
 //! the file is closed (`IN_CLOSE_WRITE`) or the scrub finds them ([`crate::scrub`]), because the kernel has no inotify event for them (on btrfs tracepoints announce
 //! them, where they are permitted); and a change made through a name that was
 //! linked, used and removed again between two drains is announced by that name alone. The point records its tracker.
+//! A call that is refused and has changed times before (xfs does so for a range that cannot be collapsed) is announced by nobody: the
+//! times are found by the scrub.
 //! With the `poll` tracker nothing is claimed: changes that others make raise no event, so step 1 does not hold, and its points are `fuzzy`.
 
 mod absorb;
@@ -104,6 +106,7 @@ mod excluded;
 mod files;
 mod hurry;
 mod member;
+mod mounts;
 mod names;
 mod pace;
 mod ranges;

@@ -137,6 +137,9 @@ impl Engine {
         if self.is_excluded(dir, name.as_bytes()) {
             return self.capture_excluded(dir, name, found.as_ref(), hint);
         }
+        if found.as_ref().is_none_or(|found| self.volume.holds(found)) {
+            self.forget_mount(dir, name);
+        }
         let Some(found) = found.filter(|found| self.replicated(found, dir, name)) else {
             if before.is_some() {
                 self.stage.apply(Op::Unlink { dir, name: name.clone() })?;

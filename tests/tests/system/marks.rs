@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Output, time::Duration};
 use serde_json::Value;
 use tidelock_tests::{
     process,
-    site::{self, Receiver, Sidecar, Site, VOLUME},
+    site::{self, Receiver, Sidecar, Site, Tracker, VOLUME},
     wait::{self, SOON},
 };
 
@@ -24,6 +24,20 @@ fn point(site: &Site, receiver: &Receiver, tag: &str) -> Value {
     let has = |point: &&Value| point["tags"].as_array().is_some_and(|tags| tags.iter().any(|one| one == tag));
     let points = site.points(receiver);
     points.iter().find(has).unwrap_or_else(|| panic!("no point named {tag}")).clone()
+}
+
+#[test]
+fn a_fuzzy_point_is_no_yes() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let receiver = site.receiver();
+    let sidecar = site.sidecar(&receiver, &volume).tracker(Tracker::Poll).start();
+    wait::until_true("a point", SOON, || !sidecar.acks().is_empty());
+    let mut command = site.tidelock(["checkpoint", "--wait", "--json", "--sidecar", &sidecar.http]);
+    let answer = command.output().expect("it can be run");
+    assert_eq!(answer.status.code(), Some(1), "{answer:?}");
+    assert!(String::from_utf8_lossy(&answer.stderr).contains("fuzzy"), "{answer:?}");
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("\"durable\": true"), "{answer:?}");
 }
 
 #[test]
