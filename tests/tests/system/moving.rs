@@ -19,6 +19,7 @@ use tidelock_tests::{
 
 const SCALE: u32 = 1;
 const FENCED: i32 = 3;
+const USAGE: i32 = 64;
 /// Two files, one after the other, for as long as it lives.
 const WRITER: &str = "echo ready; i=0; while :; do i=$((i+1)); echo $i >a; echo $i >b; done";
 
@@ -89,7 +90,7 @@ fn writes_on(volume: &Path) -> bool {
 }
 
 fn epoch(site: &Site, receiver: &Receiver) -> Value {
-    site.operator(receiver, &["status"])["volumes"][0]["epoch"].clone()
+    site.operator(receiver, &["status"])[0]["epoch"].clone()
 }
 
 #[test]
@@ -161,6 +162,6 @@ fn the_whole_machine_is_not_ended_by_mistake() {
     let receiver = site.receiver();
     let mut sidecar = site.sidecar(&receiver, &volume).arg("--on-fence=stop").start_blind();
     sidecar.allow("--on-fence stop");
-    assert_eq!(sidecar.wait(SOON).code(), Some(2));
+    assert_eq!(sidecar.wait(SOON).code(), Some(USAGE));
     assert!(sidecar.log().contains("--pause-process"), "{}", sidecar.log());
 }
