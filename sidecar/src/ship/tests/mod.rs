@@ -10,7 +10,10 @@ use proptest::prelude::*;
 use prost::Message;
 use tidelock_proto::{
     Epoch, PointId, Seq,
-    wire::messages::{Ack, Denied, Fenced, HaveReply, Heartbeat, ToReceiverKind, ToSidecar, ToSidecarKind},
+    wire::{
+        PROTOCOL_VERSION,
+        messages::{Ack, Denied, Fenced, HaveReply, Heartbeat, ToReceiverKind, ToSidecar, ToSidecarKind},
+    },
 };
 
 use self::model::{EPOCH, Pair, packed};
@@ -53,7 +56,7 @@ fn the_hello_is_these_bytes() {
     pair.connect();
     let hello = pair.session.poll_transmit(pair.now).expect("a hello").encode_to_vec();
     let expected = [
-        &[0x0a, 32, 0x08, 1, 0x12, 3][..],
+        &[0x0a, 32, 0x08, PROTOCOL_VERSION as u8, 0x12, 3][..],
         b"t/v",
         &[0x18, 3, 0x21, 77, 0, 0, 0, 0, 0, 0, 0, 0x2a, 5],
         env!("CARGO_PKG_VERSION").as_bytes(),
