@@ -419,6 +419,9 @@ impl Drop for Inner {
 }
 
 /// Runs a future of the store's own kind (no timers, no sockets) on this thread.
+///
+/// Unconstrained: on a thread that is in the middle of a task, tokio's budget of that task would be spent after some dozens
+/// of answers and is only filled again when the task yields, which it cannot do from here; it would wait for ever.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -427,7 +430,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         }
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = std::pin::pin!(future);
+    let mut future = std::pin::pin!(tokio::task::unconstrained(future));
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;

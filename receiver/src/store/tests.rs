@@ -144,6 +144,16 @@ fn a_refused_commit_harms_nobody() {
     assert_eq!(store.volume(&source.volume).unwrap().points, 2);
 }
 
+/// Hangs where tokio counts the answers against the budget of the task.
+#[tokio::test]
+async fn a_task_may_wait_for_any_number_of_answers() {
+    for _ in 0..300 {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        sender.send(()).unwrap();
+        block_on(receiver).unwrap();
+    }
+}
+
 #[test]
 fn a_commit_larger_than_a_segment_is_one_point() {
     let dir = tempfile::tempdir().unwrap();
