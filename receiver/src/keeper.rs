@@ -55,6 +55,7 @@ impl Keeper {
             live_bytes: None,
             failing: None,
             exhausted: false,
+            helpless: false,
         };
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
             // Dropped at any end of this thread, a panic too.
@@ -136,12 +137,14 @@ struct Work {
     failing: Option<String>,
     /// The store is near its cap, and no point may go.
     exhausted: bool,
+    /// The last attempt to make room removed nothing.
+    helpless: bool,
 }
 
 impl Work {
     fn run(&mut self) {
         let (mut rest_until, mut thin_at) = (Instant::now(), Instant::now());
-        while !self.stop.rest(limits::KEEP_PAUSE) {
+        while !self.rest() {
             let begun = Instant::now();
             if begun < rest_until && !self.is_capped() {
                 continue;
@@ -156,11 +159,25 @@ impl Work {
                     }
                 }
             }
-            if self.compact() || self.relieve() {
+            if (!self.is_capped() && self.compact()) || self.relieve() {
                 while !self.stop.rest(limits::KEEP_PAUSE) {}
                 return;
             }
             rest_until = Instant::now() + begun.elapsed() * limits::UPKEEP_REST;
+        }
+    }
+
+    /// Waits for the next turn; whether it is time to end. When commits begin to wait for room it is time, unless nothing could be done for that the last time.
+    fn rest(&self) -> bool {
+        let until = Instant::now() + limits::KEEP_PAUSE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.stop.rest(left.min(limits::FULL_RETRY)) {
+                return true;
+            }
+            if Instant::now() >= until || (self.is_capped() && !self.helpless) {
+                return false;
+            }
         }
     }
 
@@ -219,7 +236,9 @@ impl Work {
         let Some(cap) = self.context.cap else { return false };
         let (store, metrics) = (&self.context.store, &self.context.metrics);
         // Without rests: commits may be waiting for this.
-        match store.relieve(cap.bytes, &mut |_| ()) {
+        let done = store.relieve(cap.bytes, &mut |_| ());
+        self.helpless = !matches!(&done, Ok(Some(done)) if done.segments > 0);
+        match done {
             Ok(None) => self.exhausted = false,
             Ok(Some(done)) => {
                 self.live_bytes = Some(done.live_bytes);

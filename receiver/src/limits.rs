@@ -10,6 +10,8 @@ pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u64> = 64 * 1024..=1024 
 pub const STORE_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
 /// A store with a cap has segments of at most one part in so many of it.
 pub const CAP_SEGMENTS: u64 = 16;
+/// Promotions and upkeep may use one part in so many of the cap beyond it, and never more than the reserve of the disk.
+pub const CAP_RESERVE: u64 = 8;
 /// Smallest cap of a store, in bytes.
 pub const CAP_MIN_BYTES: u64 = 64 * 1024 * 1024;
 /// Points go before their time when the log has more than this part of its cap,

@@ -55,15 +55,34 @@ pub struct LogWriter {
     spend: Spend,
 }
 
-/// How much of the reserve a new segment may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much of the reserve a new segment may use: of the disk's, and as much beyond the cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Spend {
     /// None of it.
     Nothing,
     /// Half of it.
     Half,
+    /// Three quarters of it.
+    Most,
     /// All of it.
     All,
+}
+
+impl Spend {
+    /// Bytes of a reserve that may be used.
+    pub fn of(self, reserve_bytes: u64) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Half => reserve_bytes / 2,
+            Self::Most => reserve_bytes / 4 * 3,
+            Self::All => reserve_bytes,
+        }
+    }
+}
+
+/// The reserve beyond a cap of this many bytes, where the disk's is so large.
+pub fn reserve_beyond(cap_bytes: u64, reserve_bytes: u64) -> u64 {
+    reserve_bytes.min(cap_bytes / limits::CAP_RESERVE)
 }
 
 /// The segment that is being appended to.
@@ -194,14 +213,10 @@ impl LogWriter {
     }
 
     fn space_for(&self, len: u64) -> Result<(), LogError> {
-        let left = match self.spend {
-            Spend::Nothing => self.options.reserve_bytes,
-            Spend::Half => self.options.reserve_bytes / 2,
-            Spend::All => 0,
-        };
-        let wanted = len + left;
+        let reserve = self.options.reserve_bytes;
+        let wanted = len + reserve - self.spend.of(reserve);
         if let Some((used, cap)) = self.used()? {
-            let cap = cap + self.beyond_cap();
+            let cap = cap + self.spend.of(reserve_beyond(cap, reserve));
             if used + len > cap {
                 return Err(LogError::Full {
                     capped: true,
@@ -226,16 +241,6 @@ impl LogWriter {
         // Of the open segment counts what is in it: it is cut to that before another one begins.
         let spare = self.open.as_ref().map_or(0, |open| open.capacity.saturating_sub(open.at));
         Ok(Some((reserved.saturating_sub(spare), cap)))
-    }
-
-    /// Bytes beyond the cap that may be used now, as with the reserve of the disk.
-    fn beyond_cap(&self) -> u64 {
-        let reserve = self.options.reserve_bytes.min(self.options.cap_bytes.unwrap_or(0) / 8);
-        match self.spend {
-            Spend::Nothing => 0,
-            Spend::Half => reserve / 2,
-            Spend::All => reserve,
-        }
     }
 
     /// Length of a segment whose first record takes this many bytes. A record larger than a segment gets one of its own.

@@ -179,7 +179,7 @@ impl<'a> Driver<'a> {
             archiving: VecDeque::new(),
             archived: context.archive.as_ref().and_then(archive::Handle::acks),
             generation: begun.generation,
-            lease: context.store.lease(),
+            lease: context.store.lease(volume.tenant()),
             payload_bytes: 0,
             reported: Counts::default(),
             closing: context.closing.clone(),

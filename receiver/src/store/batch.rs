@@ -138,8 +138,21 @@ pub struct Batch {
     bytes: usize,
     /// See [`Batch::bind`].
     pub(super) generation: Option<u64>,
-    /// See [`Batch::upkeep`].
-    upkeep: bool,
+    /// See [`Room`].
+    room: Room,
+}
+
+/// What of the reserve of a full store a batch may use, unless it is of promotions and tags alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Room {
+    /// None of it.
+    #[default]
+    Usual,
+    /// Half of it: space can be given back only after it.
+    Upkeep,
+    /// Half of what upkeep leaves besides: space is given back right after it. What can be planned is planned to fit into upkeep's part
+    /// ([`super::space`]), so that this is there for what cannot be.
+    Relief,
 }
 
 impl Batch {
@@ -181,9 +194,9 @@ impl Batch {
         self.generation = Some(generation);
     }
 
-    /// It is how space is given back: half of the reserve is for it.
-    pub(super) fn upkeep(mut self) -> Self {
-        self.upkeep = true;
+    /// It is how space is given back, and may use some of the reserve.
+    pub(super) fn within(mut self, room: Room) -> Self {
+        self.room = room;
         self
     }
 
@@ -195,7 +208,11 @@ impl Batch {
         if !self.records.is_empty() && self.records.iter().all(urgent) {
             return Spend::All;
         }
-        if self.upkeep { Spend::Half } else { Spend::Nothing }
+        match self.room {
+            Room::Usual => Spend::Nothing,
+            Room::Upkeep => Spend::Half,
+            Room::Relief => Spend::Most,
+        }
     }
 
     /// Whether it can be written after a time without space: it may use the reserve, and counts on nothing that was refused.

@@ -24,7 +24,7 @@ use tidelock_proto::{
     wire::{encode_op, messages},
 };
 
-use super::{Batch, Cause, Lease, Record, Shared, StoreError};
+use super::{Batch, Cause, Lease, Record, Shared, StoreError, batch::Room};
 use crate::limits;
 
 /// Volumes that want a checkpoint.
@@ -142,21 +142,6 @@ pub(super) fn write(shared: &Shared, volume: &VolumeName, point: PointId) -> Res
     write_tree(shared, volume, point, &shared.tree_at(volume, point)?, Room::Usual)
 }
 
-/// What of a full store's reserve a checkpoint may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
-    /// None of it.
-    Usual,
-    /// As much as upkeep may: points can go only after it.
-    Upkeep,
-}
-
-impl Room {
-    fn of(self, batch: Batch) -> Batch {
-        if self == Self::Upkeep { batch.upkeep() } else { batch }
-    }
-}
-
 /// Writes a checkpoint from a tree that somebody has already.
 pub(super) fn write_tree(
     shared: &Shared,
@@ -174,7 +159,7 @@ pub(super) fn write_tree(
         key: ChunkKey::of_tenant(volume.tenant()),
         chunks: Vec::new(),
         generation: shared.inbox.generation(),
-        lease: Lease::new(shared.owed.clone()),
+        lease: shared.lease(volume.tenant()),
         batch: Batch::new(),
         room,
         bytes: 0,
@@ -184,7 +169,7 @@ pub(super) fn write_tree(
     let Cut { chunks, mut batch, generation, bytes: snapshot_bytes, added, lease: _lease, .. } = writer;
     batch.bind(generation);
     batch.push(Record::Checkpoint { volume: volume.clone(), point, chunks, snapshot_bytes });
-    shared.inbox.push(room.of(batch), None).wait()?;
+    shared.inbox.push(batch.within(room), None).wait()?;
     shared.checkpoints.on_failed(volume.clone(), false);
     Ok(added)
 }
@@ -243,7 +228,7 @@ impl Cut<'_> {
             }
             let mut batch = std::mem::take(&mut self.batch);
             batch.bind(self.generation);
-            self.shared.inbox.push(self.room.of(batch), None).wait()?;
+            self.shared.inbox.push(batch.within(self.room), None).wait()?;
         }
         Ok(())
     }

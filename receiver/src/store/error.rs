@@ -173,7 +173,7 @@ pub enum Cause {
 fn full(capped: bool, available: u64, wanted: u64) -> String {
     if capped {
         return format!(
-            "store-cap: the receiver's store has reached its size cap ({available} bytes left, {wanted} needed) and no point may go; raise --store-cap, or release or delete something"
+            "store-cap: the receiver's store has reached its size cap ({available} bytes left, {wanted} needed); it goes on by itself once the oldest points have gone. If none may go, raise --store-cap, or release or delete something"
         );
     }
     format!(

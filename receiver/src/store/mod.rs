@@ -27,6 +27,7 @@ mod reachable;
 mod read;
 mod relieve;
 mod retire;
+mod space;
 mod thin;
 mod writer;
 
@@ -142,6 +143,8 @@ struct Shared {
     segments: RwLock<()>,
     /// A reader that missed what went looks again where it is now.
     moves: retire::Moves,
+    /// What the log may take.
+    space: space::Space,
     /// Upkeep is to end.
     stopping: AtomicBool,
 }
@@ -317,7 +320,7 @@ impl Store {
         point: PointId,
         tree: &Tree,
     ) -> Result<(), StoreError> {
-        checkpoint::write_tree(self.shared(), volume, point, tree, checkpoint::Room::Usual).map(drop)
+        checkpoint::write_tree(self.shared(), volume, point, tree, batch::Room::Usual).map(drop)
     }
 
     /// Waits until no checkpoint is due or being written.
@@ -344,11 +347,6 @@ impl Store {
     /// How often the store was full since it was opened; see [`Batch::bind`].
     pub fn generation(&self) -> u64 {
         self.shared().inbox.generation()
-    }
-
-    /// Begins to count on chunks: see [`Lease`].
-    pub fn lease(&self) -> Lease {
-        Lease::new(self.shared().owed.clone())
     }
 
     /// The length of a chunk's content, if [`Store::has_chunk_or_pending`]: a piece of a file must lie within it.

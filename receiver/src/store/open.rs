@@ -286,6 +286,7 @@ fn start(
         moves: Default::default(),
         thinning: parking_lot::Mutex::new(()),
         pins: Default::default(),
+        space: super::space::Space { cap_bytes: options.cap_bytes, reserve_bytes: options.reserve_bytes },
         stopping: Default::default(),
     });
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {

@@ -11,7 +11,8 @@
 //!
 //! **When a commit has used it.** A sidecar sends what refers to a chunk before any later chunk, so a chunk is used by the first commit after it, if ever; it is
 //! held for one commit more. A chunk that it only asked about may be used several commits later: that one is held until operations refer to it,
-//! or the sidecar says that nothing is left uncommitted. Ids are remembered by eight bytes of them; two that agree in these keep each other.
+//! or the sidecar says that nothing is left uncommitted. Ids are those of the index, blinded where a tenant is encrypted, so that the index can be asked how
+//! much of a segment is owed; they are remembered by eight bytes of them, and two that agree in these keep each other.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -21,11 +22,14 @@ use std::{
 use parking_lot::Mutex;
 use tidelock_proto::{ChunkId, PointId};
 
-use crate::limits;
+use super::{Shared, Store};
+use crate::{limits, vault::Vault};
 
 /// What one asker counts on, until it is dropped.
 pub struct Lease {
     owed: Arc<Owed>,
+    vault: Arc<Vault>,
+    tenant: String,
     ids: Mutex<Ids>,
 }
 
@@ -66,14 +70,29 @@ struct State {
     leaving: BTreeSet<u32>,
 }
 
+impl Store {
+    /// Begins to count on chunks of a tenant: see [`Lease`].
+    pub fn lease(&self, tenant: &str) -> Lease {
+        self.shared().lease(tenant)
+    }
+}
+
+impl Shared {
+    pub(super) fn lease(&self, tenant: &str) -> Lease {
+        let (owed, vault) = (self.owed.clone(), self.vault.clone());
+        Lease { owed, vault, tenant: tenant.to_owned(), ids: Mutex::default() }
+    }
+}
+
 impl Lease {
-    pub(super) fn new(owed: Arc<Owed>) -> Self {
-        Self { owed, ids: Mutex::default() }
+    /// As the id is remembered.
+    fn short(&self, id: &ChunkId) -> u64 {
+        short(&self.vault.blind(&self.tenant, id))
     }
 
     /// To be called before the chunk is looked up or appended.
     pub fn count_on(&self, id: &ChunkId) {
-        let (ids, id) = (&mut *self.ids.lock(), short(id));
+        let (ids, id) = (&mut *self.ids.lock(), self.short(id));
         if ids.told.ids.remove(&id) {
             // It changes its place, and is counted once.
             if !ids.staged.ids.insert(id) {
@@ -92,7 +111,7 @@ impl Lease {
 
     /// The sidecar was told that the chunk is held, after [`Lease::count_on`].
     pub fn on_told(&self, id: &ChunkId) {
-        let (ids, id) = (&mut *self.ids.lock(), short(id));
+        let (ids, id) = (&mut *self.ids.lock(), self.short(id));
         if !ids.staged.ids.remove(&id) {
             return;
         }
@@ -198,15 +217,18 @@ impl Owed {
         Cycle(self)
     }
 
+    /// Whether somebody counts on a chunk, for each of these.
+    pub(super) fn counts_on<'a>(&self, ids: impl Iterator<Item = &'a ChunkId>) -> Vec<bool> {
+        let state = self.state.lock();
+        ids.map(|id| state.counts_on(id)).collect()
+    }
+
     /// Has the chunks in these segments count as absent from now on, if nobody counts on one of `unneeded`. If somebody does, the answer is which
     /// of them, by their index, and nothing has changed.
     pub(super) fn leave(&self, segments: &BTreeSet<u32>, unneeded: &[ChunkId]) -> Result<(), Vec<usize>> {
         let mut state = self.state.lock();
-        let all = state.all > 0 || state.given_up_all;
-        let counted =
-            |id: &ChunkId| all || state.ids.contains_key(&short(id)) || state.given_up.contains(&short(id));
         let counted: Vec<usize> =
-            unneeded.iter().enumerate().filter(|(_, id)| counted(id)).map(|(at, _)| at).collect();
+            unneeded.iter().enumerate().filter(|(_, id)| state.counts_on(id)).map(|(at, _)| at).collect();
         if !counted.is_empty() {
             return Err(counted);
         }
@@ -221,6 +243,13 @@ impl Owed {
 
     pub(super) fn is_leaving(&self, segment: u32) -> bool {
         self.state.lock().leaving.contains(&segment)
+    }
+}
+
+impl State {
+    fn counts_on(&self, id: &ChunkId) -> bool {
+        let id = short(id);
+        self.all > 0 || self.given_up_all || self.ids.contains_key(&id) || self.given_up.contains(&id)
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Reachable {
     filter: Filter,
     /// Bytes that are needed, by segment.
     pub(super) bytes: HashMap<u32, u64>,
+    /// Bytes that no point needs and somebody counts on, by segment.
+    pub(super) owed: HashMap<u32, u64>,
     /// Points with operations in another segment than their record: that segment, and the point.
     pub(super) strays: Vec<(u32, VolumeName, PointId)>,
 }
@@ -40,7 +42,7 @@ impl Reachable {
     /// Reads the journals of all volumes. Takes as long as reading all their operations.
     pub(super) fn read(shared: &Shared, log_bytes: u64) -> Result<Self, StoreError> {
         let filter = Filter::new(log_bytes);
-        let mut found = Self { filter, bytes: HashMap::new(), strays: Vec::new() };
+        let mut found = Self { filter, bytes: HashMap::new(), owed: HashMap::new(), strays: Vec::new() };
         let volumes: Vec<VolumeName> = shared.volumes.read().iter().map(|(name, _)| name.clone()).collect();
         for volume in &volumes {
             for space in [key::POINT, key::CHECKPOINT] {
@@ -133,10 +135,16 @@ impl Reachable {
             let page = shared.index.chunks_from(&next, limits::POINTS_PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             next = [last, &[0][..]].concat();
-            for (entry, value) in &page {
-                let needed = key::chunk_id(entry).is_some_and(|id| self.needs(&id));
-                if let Some(place) = decode_place(value).filter(|_| needed) {
+            let found: Vec<(ChunkId, Place)> = page
+                .iter()
+                .filter_map(|(entry, value)| Some((key::chunk_id(entry)?, decode_place(value)?)))
+                .collect();
+            let owed = shared.owed.counts_on(found.iter().map(|(id, _)| id));
+            for ((id, place), owed) in found.into_iter().zip(owed) {
+                if self.needs(&id) {
                     self.weigh(place);
+                } else if owed {
+                    *self.owed.entry(place.segment).or_default() += stride(place.len as usize);
                 }
             }
         }

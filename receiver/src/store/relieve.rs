@@ -1,7 +1,11 @@
 //! Room below a store's cap: what no point needs is given back, and if what is needed does not fit, the oldest points go before their time.
 //!
 //! Points go a few at a time, because how much a point takes is not known before it is gone: its chunks may be others' too. After each time what is needed is
-//! counted again. That counts, and not the log's length: while somebody reads the log as a whole no segment is removed, and no point must go for that.
+//! counted again. That counts, and not the log's length: while somebody reads the log as a whole no segment is removed, and no point must go for that. What
+//! sessions have sent for their next commits is needed too, but only up to what the reserve would hold.
+//!
+//! **It always gets on.** What it writes before something can go fits into the reserve beyond the cap: copies because they are planned to ([`super::space`]), and where
+//! nothing can be copied, points go until a segment has nothing in it that must be.
 //!
 //! The price: the journals are read once for every eighth part of the points that goes.
 
@@ -31,7 +35,7 @@ pub struct Relieved {
     pub freed_bytes: u64,
     /// Segments that were removed.
     pub segments: u64,
-    /// What is needed does not fit, and nothing more may go.
+    /// There is no room, and nothing more may go.
     pub exhausted: bool,
 }
 
@@ -43,7 +47,9 @@ impl Store {
         cap_bytes: u64,
         pace: &mut dyn FnMut(Duration),
     ) -> Result<Option<Relieved>, StoreError> {
-        if self.log_len() <= cap_bytes / 100 * limits::CAP_RELIEVE_PERCENT {
+        let most = cap_bytes / 100 * limits::CAP_RELIEVE_PERCENT;
+        let mut log_bytes = self.log_len();
+        if log_bytes <= most && !matches!(self.full(), Some(StoreError::Full { capped: true, .. })) {
             return Ok(None);
         }
         let (mut done, mut stuck) = (Relieved::default(), BTreeSet::new());
@@ -52,8 +58,16 @@ impl Store {
             done.freed_bytes += retired.freed_bytes;
             done.segments += retired.segments;
             (done.log_bytes, done.live_bytes) = (retired.log_bytes, retired.live_bytes);
-            if retired.live_bytes <= cap_bytes / 100 * limits::CAP_LIVE_PERCENT {
-                return Ok(Some(done));
+            let shorter = retired.log_bytes < log_bytes;
+            log_bytes = retired.log_bytes;
+            let needed = retired.live_bytes + retired.owed_bytes.min(cap_bytes / limits::CAP_RESERVE);
+            if needed <= cap_bytes / 100 * limits::CAP_LIVE_PERCENT {
+                if log_bytes > most && shorter {
+                    continue;
+                }
+                if log_bytes <= most || !retired.cramped {
+                    return Ok(Some(done));
+                }
             }
             let dropped = self.drop_oldest(&mut stuck)?;
             if dropped == 0 {

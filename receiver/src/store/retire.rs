@@ -17,6 +17,8 @@
 //! **A reader never sees the gap.** Who has looked up a place just before it moved finds no file, and looks it up again ([`Shared::again`]). A verification remembers places;
 //! while one runs no segment is removed. Points that are open stay ([`super::pins`]), and so do their chunks.
 //!
+//! **It never stops halfway for want of room**: see [`super::space`].
+//!
 //! **Nothing is trusted.** A segment in which any record is damaged is not removed, and a store in which a point cannot be read is left alone.
 
 use std::{
@@ -28,7 +30,7 @@ use std::{
 use prost::Message;
 use tidelock_proto::{ChunkId, Epoch, PointId, Seq, VolumeName};
 
-use super::{Batch, Record, Shared, Store, StoreError, open::store_id, reachable::Reachable};
+use super::{Batch, Record, Shared, Store, StoreError, batch::Room, open::store_id, reachable::Reachable};
 use crate::{
     catalogue::{Step, decode_place, decode_step, is_hold},
     index::{Table, key},
@@ -48,6 +50,10 @@ pub struct Retired {
     pub log_bytes: u64,
     /// Bytes of it that are needed.
     pub live_bytes: u64,
+    /// Bytes of it that no point needs and a session counts on.
+    pub owed_bytes: u64,
+    /// There was no room to copy what is needed of some segments, so they stay.
+    pub cramped: bool,
     /// Bytes of the segments that were removed.
     pub freed_bytes: u64,
     /// Bytes that were written again.
@@ -61,6 +67,7 @@ pub struct Retired {
 struct Candidate {
     segment: u32,
     len: u64,
+    /// What has to be copied of it.
     live: u64,
 }
 
@@ -74,35 +81,44 @@ impl Store {
         let _alone = shared.thinning.lock();
         let _cycle = shared.owed.begin_cycle();
         // What was queued by those who have given up their leases before this cycle.
-        shared.inbox.push(Batch::new().upkeep(), None).wait()?;
+        shared.inbox.push(Batch::new().within(Room::Upkeep), None).wait()?;
         let Some(mark) = self.durable_mark() else { return Ok(Retired::default()) };
         let begun = Instant::now();
         let needed = Reachable::read(shared, self.log_bytes(mark))?;
         pace(begun.elapsed());
-        let mut done = Retired { live_bytes: needed.bytes.values().sum(), ..Retired::default() };
+        let (live_bytes, owed_bytes) = (needed.bytes.values().sum(), needed.owed.values().sum());
+        let mut done = Retired { live_bytes, owed_bytes, ..Retired::default() };
         let mut emptiest = shared.candidates_below(mark.segment, &needed)?;
         let mut rest = self.log_bytes(mark);
-        let goal = done.live_bytes / 100 * limits::COMPACT_GOAL_PERCENT;
+        let goal = (live_bytes + owed_bytes) / 100 * limits::COMPACT_GOAL_PERCENT;
+        let mut room = shared.room_for_copies(rest);
         emptiest.retain(|found| {
-            let wanted = rest > goal && found.live <= found.len / 100 * limits::COMPACT_FULLEST_PERCENT;
+            let mut wanted = rest > goal && found.live <= found.len / 100 * limits::COMPACT_FULLEST_PERCENT;
+            if wanted && found.live > room {
+                (wanted, done.cramped) = (false, true);
+            }
             rest -= if wanted { found.len - found.live } else { 0 };
             wanted
         });
         emptiest.truncate(limits::COMPACT_CYCLE_SEGMENTS);
-        while !emptiest.is_empty() {
-            let mut live = 0;
+        while let Some(first) = emptiest.first() {
+            if first.live > room {
+                done.cramped = true;
+                break;
+            }
+            let (mut live, most) = (0, room.min(limits::COMPACT_ROUND_BYTES.max(first.live)));
             let group = emptiest.iter().take(limits::COMPACT_ROUND_SEGMENTS).take_while(|found| {
                 live += found.live;
-                live <= limits::COMPACT_ROUND_BYTES || live == found.live
+                live <= most
             });
             let group: Vec<Candidate> = emptiest.drain(..group.count()).collect();
             // Somebody reads the log as a whole.
             let Some(_alone) = shared.segments.try_write() else { break };
             Round::new(self, &needed, &group, pace).run(&mut done)?;
+            done.log_bytes = self.log_len();
+            room = shared.room_for_copies(done.log_bytes);
         }
-        if let Some(mark) = self.durable_mark() {
-            done.log_bytes = self.log_bytes(mark);
-        }
+        done.log_bytes = self.log_len();
         Ok(done)
     }
 
@@ -128,7 +144,8 @@ impl Shared {
         for segment in disk.list().map_err(LogError::io("list", end))?.into_iter().filter(|at| *at < end) {
             let file = disk.open(segment).map_err(LogError::io("open", segment))?;
             let len = file.len().map_err(LogError::io("read", segment))?.max(1);
-            let live = needed.bytes.get(&segment).copied().unwrap_or(0).min(len);
+            let bytes = [&needed.bytes, &needed.owed].map(|of| of.get(&segment).copied().unwrap_or(0));
+            let live = bytes.iter().sum::<u64>().min(len);
             candidates.push(Candidate { segment, len, live });
         }
         candidates.sort_by_key(|found| (found.live * 1000 / found.len, found.segment));
@@ -204,7 +221,7 @@ impl Drop for Moving<'_> {
 /// A chunk that no point needs.
 struct Unneeded {
     key: Vec<u8>,
-    /// As it is in memory.
+    /// As it is in the index.
     id: ChunkId,
     place: Place,
 }
@@ -319,7 +336,7 @@ impl<'a> Round<'a> {
                 if self.needed.needs(&id) {
                     return self.push(Record::Chunk(chunk));
                 }
-                unneeded.push(Unneeded { key, id: chunk.id, place: found.place });
+                unneeded.push(Unneeded { key, id, place: found.place });
                 Ok(())
             }
             Fact::Commit { volume, point, .. } | Fact::Merged { volume, point, .. } => {
@@ -432,7 +449,7 @@ impl<'a> Round<'a> {
         self.shared.check_stop()?;
         let begun = Instant::now();
         self.copied += self.batch.bytes() as u64;
-        let batch = std::mem::take(&mut self.batch).upkeep();
+        let batch = std::mem::take(&mut self.batch).within(Room::Relief);
         self.shared.inbox.push(batch, None).wait()?;
         (self.pace)(begun.elapsed());
         Ok(())

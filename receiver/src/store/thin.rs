@@ -19,8 +19,7 @@ use bytes::Bytes;
 use tidelock_proto::{Epoch, PointId, Seq, Tree, VolumeName, point::Consistency};
 
 use super::{
-    Batch, Cause, Record, Shared, Store, StoreError, VolumeInfo, checkpoint, checkpoint::Room,
-    encode_model_ops,
+    Batch, Cause, Record, Shared, Store, StoreError, VolumeInfo, batch::Room, checkpoint, encode_model_ops,
 };
 use crate::{
     catalogue::{Step, decode_step},
@@ -56,21 +55,21 @@ impl Store {
     /// what is dropped: not for a thread that must not block. One at a time; a second one waits.
     pub fn thin(&self, volume: &VolumeName, policy: &Policy, now_ns: u64) -> Result<Thinned, StoreError> {
         let _alone = self.shared().thinning.lock();
-        self.thin_to(volume, &|candidates| {
+        self.thin_to(volume, Room::Upkeep, &|candidates| {
             let verdicts = choose(candidates, policy, now_ns);
             let judged = candidates.iter().zip(&verdicts);
             judged.filter(|(_, verdict)| verdict.is_drop()).map(|(candidate, _)| candidate.id).collect()
         })
     }
 
-    /// Drops these points, but those that are protected by now.
+    /// Drops these points for room, but those that are protected by now.
     pub(super) fn drop_chosen(
         &self,
         volume: &VolumeName,
         chosen: &HashSet<PointId>,
     ) -> Result<Thinned, StoreError> {
         let _alone = self.shared().thinning.lock();
-        self.thin_to(volume, &|candidates| {
+        self.thin_to(volume, Room::Relief, &|candidates| {
             let goes = |point: &&Candidate| !point.protected && chosen.contains(&point.id);
             candidates.iter().filter(goes).map(|point| point.id).collect()
         })
@@ -86,6 +85,7 @@ impl Store {
     fn thin_to(
         &self,
         volume: &VolumeName,
+        room: Room,
         choose: &dyn Fn(&[Candidate]) -> HashSet<PointId>,
     ) -> Result<Thinned, StoreError> {
         let shared = self.shared();
@@ -95,11 +95,11 @@ impl Store {
         if gone.is_empty() {
             return Ok(Thinned::default());
         }
-        let mut merge =
-            Merge { shared, volume, steps: &steps, gone: &gone, batch: Batch::new(), merged: 0, at: None };
+        let (steps, gone) = (&steps, &gone);
+        let mut merge = Merge { shared, volume, room, steps, gone, batch: Batch::new(), merged: 0, at: None };
         merge.run()?;
         let merged = merge.merged;
-        drop_points(shared, volume, &info, &steps, &gone)?;
+        drop_points(shared, volume, room, &info, steps, gone)?;
         Ok(Thinned { dropped: gone.len() as u64, merged })
     }
 }
@@ -141,6 +141,7 @@ impl Shared {
 struct Merge<'a> {
     shared: &'a Shared,
     volume: &'a VolumeName,
+    room: Room,
     steps: &'a BTreeMap<PointId, Step>,
     gone: &'a HashSet<PointId>,
     batch: Batch,
@@ -212,7 +213,7 @@ impl<'a> Merge<'a> {
         self.push(id, Some(on), ops)?;
         if walk.replay_bytes >= limits::CHECKPOINT_REPLAY_BYTES {
             self.flush()?;
-            checkpoint::write_tree(self.shared, self.volume, id, &walk.merged, Room::Upkeep)?;
+            checkpoint::write_tree(self.shared, self.volume, id, &walk.merged, self.room)?;
             walk.replay_bytes = 0;
         }
         self.at = Some(walk);
@@ -222,7 +223,7 @@ impl<'a> Merge<'a> {
     /// Nothing older stays on the way back of this point.
     fn anchor(&mut self, id: PointId) -> Result<(), StoreError> {
         let tree = self.shared.tree_at(self.volume, id)?;
-        checkpoint::write_tree(self.shared, self.volume, id, &tree, Room::Upkeep)?;
+        checkpoint::write_tree(self.shared, self.volume, id, &tree, self.room)?;
         self.push(id, None, Vec::new())?;
         self.at = Some(Walk { at: id, merged: tree.clone(), tree, replay_bytes: 0 });
         Ok(())
@@ -236,7 +237,7 @@ impl<'a> Merge<'a> {
 
     /// Waits until everything merged so far is durable.
     fn flush(&mut self) -> Result<(), StoreError> {
-        let batch = std::mem::take(&mut self.batch).upkeep();
+        let batch = std::mem::take(&mut self.batch).within(self.room);
         if batch.is_empty() { Ok(()) } else { self.shared.inbox.push(batch, None).wait() }
     }
 
@@ -249,6 +250,7 @@ impl<'a> Merge<'a> {
 fn drop_points(
     shared: &Shared,
     volume: &VolumeName,
+    room: Room,
     info: &VolumeInfo,
     steps: &BTreeMap<PointId, Step>,
     gone: &HashSet<PointId>,
@@ -262,7 +264,7 @@ fn drop_points(
         let oldest_ns = if rest == 0 { kept_oldest } else { info.oldest_ns };
         let drop = Record::Drop { volume: volume.clone(), epoch: info.epoch, runs, oldest_ns };
         shared.check_stop()?;
-        shared.inbox.push(Batch::of(drop).upkeep(), None).wait()?;
+        shared.inbox.push(Batch::of(drop).within(room), None).wait()?;
     }
     Ok(())
 }

@@ -133,23 +133,25 @@ impl Writer {
     /// Writes a group and makes it durable; the answer to each batch, or why the disk failed.
     fn write_group(&mut self, taken: &[Waiting]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
         let mut answers = Vec::with_capacity(taken.len());
-        let mut full = None;
+        // What did not fit: nor does what may use no more of the reserve, and who counts on pending chunks may have counted on its.
+        let mut full: Option<(Spend, StoreError)> = None;
         for waiting in taken {
             let spend = waiting.batch.spends();
-            if let Some(error) = full.as_ref().filter(|_| spend != Spend::All) {
-                answers.push(Err(StoreError::clone(error)));
+            let counts = waiting.batch.generation.is_some();
+            if let Some((_, error)) = full.as_ref().filter(|(refused, _)| counts || spend <= *refused) {
+                answers.push(Err(error.clone()));
                 continue;
             }
             self.log.spend_reserve(spend);
             answers.push(match self.append(&waiting.batch) {
                 Ok(()) => Ok(()),
                 Err(Refused::Record(error)) => Err(error),
-                Err(Refused::Full(error)) => Err(full.insert(error).clone()),
+                Err(Refused::Full(error)) => Err(full.insert((spend, error)).1.clone()),
                 Err(Refused::Disk(error)) => return Err(error),
             });
         }
         self.settle(taken)?;
-        if let Some(error) = full {
+        if let Some((_, error)) = full {
             self.fill(error);
         }
         Ok(answers)

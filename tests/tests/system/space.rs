@@ -10,9 +10,11 @@ use std::{
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use tidelock_tests::{
-    http, process,
-    site::{Receiver, Site},
-    wait::SOON,
+    http,
+    model::differences,
+    process,
+    site::{Receiver, Site, VOLUME},
+    wait::{self, SOON},
 };
 
 /// A number from the environment, for a longer run.
@@ -112,4 +114,52 @@ fn overwrite(path: &Path, base: u64, writes: u64, rng: &mut StdRng) -> u64 {
         std::thread::sleep(std::time::Duration::from_micros(500));
     }
     sum
+}
+
+#[test]
+fn at_its_cap_a_store_lets_the_oldest_points_go_and_keeps_the_held_one() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let mut receiver = site.try_receiver(&["--store-cap", "64M", "--store-warn", "40"]);
+    receiver.process.allow("store is full").allow("went before their time");
+    receiver.process.allow("store-cap").allow("disconnected");
+    let mut sidecar = site.sidecar(&receiver, &volume).start();
+    sidecar.process.allow("store-cap").allow("not connected");
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut burst = || {
+        let mut content = vec![0; 8 << 20];
+        rng.fill_bytes(&mut content);
+        fs::write(volume.join("file"), content).expect("writable");
+    };
+    burst();
+    sidecar.settle(SOON);
+    let (was, held) =
+        (site.path("was"), site.operator(&receiver, &["hold", VOLUME, "--reason", "the audit"]));
+    process::run(Command::new("cp").arg("-a").arg(&volume).arg(&was));
+    assert_eq!(held["reasons"][0], "the audit", "{held}");
+    let id = held["point"]["id"].as_str().expect("a point").to_owned();
+    let status = || site.operator(&receiver, &["status", VOLUME])[0]["conditions"].to_string();
+    assert!(!status().contains("store-"), "{}", status());
+    for _ in 0..3 {
+        burst();
+        sidecar.settle(SOON);
+    }
+    assert!(status().contains("store-near-cap"), "{}", status());
+    // More than fits: the rest waits until the oldest points have gone.
+    for _ in 0..6 {
+        burst();
+        sidecar.settle(SOON * 2);
+    }
+    let points = site.points(&receiver);
+    assert!(points.len() > 1 && points.len() < 10, "{} points are left", points.len());
+    let kept = points.iter().find(|point| point["id"] == id.as_str()).expect("the held point is there");
+    assert_eq!(kept["tags"][0], "held: the audit", "{kept}");
+    let restored = site.path("restored");
+    site.restore(&receiver, &id, &restored);
+    assert_eq!(differences(&was, &restored, false), Vec::<String>::new());
+    site.operator(&receiver, &["release", VOLUME, "--at", &id]);
+    let free =
+        || site.points(&receiver).iter().all(|point| point["tags"].as_array().is_none_or(Vec::is_empty));
+    wait::until_true("no point is held", SOON, free);
+    counts(&site, &receiver);
 }

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use tidelock_proto::{Epoch, PointId, Seq};
+use bytes::Bytes;
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
+use tidelock_proto::{
+    ChunkKey, Epoch, FileId, Op, PointId, Seq,
+    chunk::Codec,
+    tree::{ChunkRef, Kind, Meta, Name, Piece},
+};
 
 use super::{
     crash::scratch,
@@ -120,6 +126,78 @@ fn where_no_point_may_go_ingest_stops_and_a_release_lets_it_go_on() {
     wait_until("there is room again", || store.full().is_none());
     store.append_and_wait(sources[0].commit()).expect("it goes on");
     check(&store, &mut sources[0]);
+}
+
+/// Writes a file anew from its beginning, in pieces of these lengths.
+fn rewrite(source: &mut Source, lens: &[usize], rng: &mut StdRng) -> Batch {
+    let (mut batch, mut ops) = (Batch::new(), Vec::new());
+    let file = FileId(2);
+    if source.points.is_empty() {
+        let name = Name::new(b"file").expect("a valid name");
+        ops.push(Op::Create { id: FileId::ROOT, kind: Kind::Directory, meta: Meta::default() });
+        ops.push(Op::Create { id: file, kind: Kind::File, meta: Meta::default() });
+        ops.push(Op::Link { dir: FileId::ROOT, name, id: file });
+    }
+    let mut pieces = Vec::new();
+    for len in lens {
+        let mut content = vec![0; *len];
+        rng.fill_bytes(&mut content);
+        let id = ChunkKey::of_tenant("t").id(&content);
+        batch.push_chunk("t", id, Codec::Raw, *len as u32, Bytes::from(content));
+        pieces.push(Piece { len: *len as u64, chunk: Some(ChunkRef { id, at: 0 }) });
+    }
+    ops.push(Op::Write { id: file, offset: 0, pieces });
+    source.commit_ops(batch, ops)
+}
+
+/// As a session does: chunks as they come, counted on until their commit is durable.
+fn send(store: &Store, batch: &Batch, point: PointId) -> Result<(), StoreError> {
+    let lease = store.lease("t");
+    for record in &batch.records {
+        if let Record::Chunk(chunk) = record {
+            lease.count_on(&chunk.id);
+        }
+        if matches!(record, Record::Commit(_)) {
+            lease.on_commit(point);
+        }
+        store.append_and_wait(Batch::of(record.clone()))?;
+    }
+    Ok(())
+}
+
+/// Each point takes an eighth of the cap, so that nothing can be taken long before what is needed reaches the part that relief tolerates.
+#[test]
+fn relief_gets_on_where_few_points_fill_the_store() {
+    for seed in 0..6 {
+        let dir = scratch();
+        let store = Store::open(dir.path(), options()).expect("opens");
+        let mut source = Source::new(volume("t/a"), seed);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let held = PointId::new(Epoch(1), Seq(1));
+        for round in 0..24 {
+            let count = rng.random_range(4..12);
+            let lens: Vec<usize> =
+                (0..count).map(|_| rng.random_range(1..(CAP as usize / 4 / count))).collect();
+            let batch = rewrite(&mut source, &lens, &mut rng);
+            let point = *source.points.keys().next_back().expect("a point");
+            let mut attempts = 0;
+            while let Err(error) = send(&store, &batch, point) {
+                assert!(matches!(error, StoreError::Full { capped: true, .. }), "{error}");
+                attempts += 1;
+                assert!(attempts < 4, "seed {seed}, round {round}: {error}");
+                let done = store.relieve(CAP, &mut |_| ()).expect("relieved").expect("it is at its cap");
+                assert!(!done.exhausted && done.segments > 0, "seed {seed}, round {round}: {done:?}");
+                assert!(store.log_len() <= CAP / 100 * 92, "seed {seed}, round {round}: {done:?}");
+                wait_until("there is room again", || store.full().is_none());
+            }
+            if round == 0 {
+                tag(&store, &source, held, "held: the audit");
+            }
+        }
+        check(&store, &mut source);
+        assert!(source.points.len() > 1 && source.points.contains_key(&held), "{}", source.points.len());
+        assert_eq!(verify::run(&store).0, []);
+    }
 }
 
 /// Holds come and go; whatever is compacted and rebuilt, the last word counts.

@@ -90,7 +90,7 @@ impl World {
         source.now_ns = 1_000_000 * SECOND;
         source.small = true;
         let mut world = Self {
-            lease: Some(store.lease()),
+            lease: Some(store.lease("t")),
             store: Some(store),
             disk,
             dir,
@@ -195,7 +195,7 @@ impl World {
                 }
                 let store = open(&self.disk, self.dir.path()).expect("opens");
                 assert_eq!((store.opened().damage.as_slice(), store.opened().rebuilt), (&[][..], *rebuild));
-                self.lease = Some(store.lease());
+                self.lease = Some(store.lease("t"));
                 self.store = Some(store);
             }
         }
