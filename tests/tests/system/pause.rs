@@ -47,16 +47,17 @@ fn an_application_runs_on_when_its_sidecar_is_killed_in_a_pause() {
         // A watchdog that is held back proves that the sidecar left the application stopped.
         let dog = wait::until("a pause that the kill can hit", SOON, || {
             sidecar.process.must_run();
-            let dog = *procfs::children(sidecar.process.pid()).first()?;
+            let both = [sidecar.process.pid(), *procfs::children(sidecar.process.pid()).first()?];
             (0..20_000).find(|_| procfs::is_stopped(app.pid()))?;
-            procfs::signal(dog, libc::SIGSTOP);
+            both.map(|pid| procfs::signal(pid, libc::SIGSTOP));
+            wait::until_true("both are held", SOON, || both.iter().all(|&pid| procfs::is_stopped(pid)));
             if procfs::is_stopped(app.pid()) {
                 sidecar.process.kill();
-                // It may have ended the pause between the two looks.
+                // A thread of it may have ended the pause before it was held, too.
                 hits += u32::from(procfs::is_stopped(app.pid()));
-                return Some(dog);
+                return Some(both[1]);
             }
-            procfs::signal(dog, libc::SIGCONT);
+            both.map(|pid| procfs::signal(pid, libc::SIGCONT));
             None
         });
         procfs::signal(dog, libc::SIGCONT);

@@ -12,8 +12,10 @@
 //!   transactions per second these hardly depend on what else the machine does.
 //!
 //! The three take turns for a few seconds each, so that no one has the machine's better minutes. Both replicas run
-//! on the same machine as the server, which is the hardest case for processor time and the easiest for the network.
+//! on the same machine as the server, which is the hardest case for processor time and the easiest for the network. With
+//! `--apart` they have processors of their own, as they would on a standby; the disk stays common.
 
+mod parts;
 mod pulse;
 mod report;
 mod standby;
@@ -28,6 +30,7 @@ use tidelock_tests::{
     wait::{self, SOON},
 };
 
+use parts::Parts;
 use pulse::{Beat, Pulse};
 use report::{Cpu, Report, Series, Turn};
 use standby::Standby;
@@ -56,6 +59,9 @@ struct Options {
     /// auto, exact or inotify.
     #[arg(long, default_value = "auto")]
     tracker: String,
+    /// Gives the server, its clients and the sidecar one half of the processors and the receiver and the standby the other.
+    #[arg(long)]
+    apart: bool,
     /// Where the server's data is made instead of the temporary directory; removed afterwards.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -75,6 +81,7 @@ fn main() {
 }
 
 fn measure(options: &Options) -> Report {
+    let parts = Parts::new(options.apart);
     let site = Site::new();
     let parent = options.dir.clone().unwrap_or_else(|| site.path("primary"));
     let parent = tempfile::TempDir::with_prefix_in("lag-", {
@@ -92,7 +99,7 @@ fn measure(options: &Options) -> Report {
     pgbench_init(&pg, options.scale);
     pulse::make_table(&pg);
     let mut standby = Standby::make(&pg, &site);
-    let receiver = site.receiver();
+    let receiver = parts.there(|| site.receiver());
     let tracker = match options.tracker.as_str() {
         "exact" => Tracker::Exact,
         "inotify" => Tracker::Inotify,
@@ -128,8 +135,10 @@ fn measure(options: &Options) -> Report {
             .add(&load, beats.iter().filter_map(|beat| tidelock_tests::acks::lag_ns(&acks, beat.acked_ns)));
         sidecar.process.stop();
 
-        standby.start(&pg);
-        let watch = standby.watch();
+        let watch = parts.there(|| {
+            standby.start(&pg);
+            standby.watch()
+        });
         let (load, beats) = under_load(&pg, &|| (0, standby.cpu_ticks()));
         let progress = watch.stop_after(beats.last().expect("there were commits").lsn);
         streaming.add(&load, beats.iter().filter_map(|beat| progress.lag_ns(beat)));
