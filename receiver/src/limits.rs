@@ -55,7 +55,7 @@ pub const INDEX_WRITE_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
 pub const INDEX_JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// A checkpoint is due when more than this would have to be replayed since the last one, in bytes of operations, or
 /// more than that one is long: so checkpoints never cost more than the operations themselves.
-pub const CHECKPOINT_REPLAY_BYTES: u64 = 4 * 1024 * 1024;
+pub const CHECKPOINT_REPLAY_BYTES: u64 = 8 * 1024 * 1024;
 /// What replaying a commit costs besides its operations (a read of its own), in the same measure.
 pub const CHECKPOINT_COMMIT_BYTES: u64 = 512;
 /// Bytes of checkpoint chunks that are written before the next ones are cut.

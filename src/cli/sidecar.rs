@@ -104,7 +104,7 @@ pub(crate) struct Args {
     /// Threads that hash and compress.
     #[arg(long, value_name = "N", default_value_t = Packer::threads_default())]
     pack_threads: usize,
-    /// zstd level. Those below 0 are faster than 1 and compress less.
+    /// zstd level. Those below 0 are faster than 1 and compress less; with 1, what is at most 16 KiB long is compressed at -1.
     #[arg(long, value_name = "LEVEL", default_value_t = LEVEL_DEFAULT, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-50..=19))]
     zstd_level: i32,
     #[command(flatten)]

@@ -56,6 +56,9 @@ struct Options {
     /// Milliseconds between two timed commits.
     #[arg(long, default_value_t = 5)]
     pause_ms: u64,
+    /// Part of a core that the sidecar keeps itself within, if not its own default.
+    #[arg(long)]
+    cpu_share: Option<f64>,
     /// auto, exact or inotify.
     #[arg(long, default_value = "auto")]
     tracker: String,
@@ -105,7 +108,10 @@ fn measure(options: &Options) -> Report {
         "inotify" => Tracker::Inotify,
         _ => Tracker::Auto,
     };
-    let plan = site.sidecar(&receiver, pg.data()).tracker(tracker);
+    let mut plan = site.sidecar(&receiver, pg.data()).tracker(tracker);
+    if let Some(share) = options.cpu_share {
+        plan = plan.arg(&format!("--cpu-share={share}"));
+    }
 
     let turn = Duration::from_secs((options.seconds / options.rounds).max(1));
     // `others` says what the sidecar and the other side have used.
