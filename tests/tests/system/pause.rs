@@ -49,7 +49,7 @@ fn an_application_runs_on_when_its_sidecar_is_killed_in_a_pause() {
             sidecar.process.must_run();
             let both = [sidecar.process.pid(), *procfs::children(sidecar.process.pid()).first()?];
             (0..20_000).find(|_| procfs::is_stopped(app.pid()))?;
-            both.map(|pid| procfs::signal(pid, libc::SIGSTOP));
+            both.iter().for_each(|&pid| procfs::signal(pid, libc::SIGSTOP));
             wait::until_true("both are held", SOON, || both.iter().all(|&pid| procfs::is_stopped(pid)));
             if procfs::is_stopped(app.pid()) {
                 sidecar.process.kill();
@@ -57,7 +57,7 @@ fn an_application_runs_on_when_its_sidecar_is_killed_in_a_pause() {
                 hits += u32::from(procfs::is_stopped(app.pid()));
                 return Some(both[1]);
             }
-            both.map(|pid| procfs::signal(pid, libc::SIGCONT));
+            both.iter().for_each(|&pid| procfs::signal(pid, libc::SIGCONT));
             None
         });
         procfs::signal(dog, libc::SIGCONT);
