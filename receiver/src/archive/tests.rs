@@ -1,6 +1,8 @@
 //! A store and its archive as a whole: interrupted anywhere, taken over, and lost.
 #![allow(clippy::unwrap_used)]
 
+mod damage;
+
 use std::{
     path::Path,
     sync::{

@@ -71,6 +71,12 @@ impl Uploader {
         Ok(uploader)
     }
 
+    /// What the chain says.
+    #[cfg(test)]
+    pub(super) fn head(&self) -> &Head {
+        &self.head
+    }
+
     /// One step towards the log as it is now.
     pub(super) async fn step(&mut self) -> Result<Progress, ArchiveError> {
         if let Some(entry) = self.pending.take() {
