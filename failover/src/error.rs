@@ -238,6 +238,12 @@ pub enum FailoverError {
     /// What a test failover had written could not be removed.
     #[error("cannot remove what the test has written")]
     CleanUp(#[source] io::Error),
+    /// A point could not be mounted or unmounted.
+    #[error("cannot mount there: this needs root (CAP_SYS_ADMIN), or /dev/fuse and fusermount3")]
+    Mount(#[source] io::Error),
+    /// There is no place for what is written to a mounted point.
+    #[error("cannot make a scratch file")]
+    Scratch(#[source] io::Error),
     /// The first point comes after the last.
     #[error("point {from} is newer than {to}: --from is the older one")]
     Backwards {

@@ -10,6 +10,7 @@ mod clone;
 mod error;
 mod hold;
 pub mod limits;
+mod mount;
 mod openers;
 mod part;
 mod plan;
@@ -33,6 +34,7 @@ pub use browse::{
 pub use clone::{CloneReport, clone};
 pub use error::FailoverError;
 pub use hold::{HoldReport, hold, release};
+pub use mount::{MountOptions, MountReport, Mounted, Reach, Unmounted, mount};
 pub use openers::{Opener, Openers, openers};
 pub use part::Part;
 pub use plan::{PlanReport, RuleReport, plan};

@@ -20,3 +20,13 @@ pub const RESULTS_PER_POINT: usize = 12;
 pub const CHECK_POLL: Duration = Duration::from_millis(10);
 /// Points asked for when the newest usable one is wanted, before all of them are.
 pub const NEWEST_POINTS: usize = 256;
+/// Content of a mounted point that is kept in memory, unless another amount is asked for, in bytes.
+pub const MOUNT_CACHE_BYTES: u64 = 256 * 1024 * 1024;
+/// What a chunk of a mounted point is taken to be long, in bytes, when room for them is made.
+pub const MOUNT_CHUNK_BYTES: u64 = 32 * 1024;
+/// Calls to a mounted point that are answered at once; each may wait for the receiver.
+pub const MOUNT_THREADS: usize = 8;
+/// The longest read or write of a mounted point that the kernel asks for in one piece, in bytes.
+pub const MOUNT_REQUEST_BYTES: u32 = 1024 * 1024;
+/// For how long the end of an unmounted mount is waited for.
+pub const MOUNT_END: Duration = Duration::from_secs(2);

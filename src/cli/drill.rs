@@ -5,10 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -109,7 +106,7 @@ pub(crate) fn test(args: &Test) -> Result<(), Failure> {
     let access = check.source.open()?;
     let bar = output::Bar::new(check.json);
     let options = check.options(args.at.clone(), args.keep);
-    let stopped = stopped()?;
+    let stopped = signals::stopped()?;
     let interrupted = || stopped.load(Ordering::Relaxed);
     let done = rehearse(&access, &args.volume, &check.to, &options, &|event| bar.on(event), &interrupted);
     drop(bar);
@@ -160,7 +157,7 @@ struct Tally {
 }
 
 pub(crate) fn drill(args: &Drill) -> Result<(), Failure> {
-    let stopped = stopped()?;
+    let stopped = signals::stopped()?;
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let mut rounds = 0;
     while args.rounds.is_none_or(|most| rounds < most) && !stopped.load(Ordering::Relaxed) {
@@ -264,20 +261,4 @@ fn write_metrics(path: &Path, tallies: &BTreeMap<String, Tally>) -> std::io::Res
     let next = path.with_extension("next");
     fs::write(&next, text)?;
     fs::rename(&next, path)
-}
-
-/// Turns true at SIGTERM or Ctrl-C.
-fn stopped() -> Result<Arc<AtomicBool>, Failure> {
-    let stopped = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let asked = {
-        let _inside = runtime.enter();
-        signals::shutdown()?
-    };
-    let seen = stopped.clone();
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(asked);
-        seen.store(true, Ordering::Relaxed);
-    })?;
-    Ok(stopped)
 }

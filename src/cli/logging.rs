@@ -8,7 +8,8 @@ use super::exit::Failure;
 /// Which events are logged; the syntax is that of `tracing_subscriber::EnvFilter`.
 const FILTER_VARIABLE: &str = "TIDELOCK_LOG";
 /// What libraries say of their own doings is not for operators.
-const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn,quinn=warn,quinn_proto=warn,rustls=warn";
+const DEFAULT_FILTER: &str =
+    "info,fjall=warn,fuser=error,lsm_tree=warn,quinn=warn,quinn_proto=warn,rustls=warn";
 
 /// How a command logs.
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ mod keys;
 mod local;
 mod logging;
 mod ls;
+mod mount;
 pub(crate) mod output;
 mod pki;
 mod points;
@@ -55,6 +56,7 @@ enum Command {
     Find(find::Args),
     Stats(stats::Args),
     Restore(restore::Args),
+    Mount(mount::Args),
     Promote(promote::Args),
     Move(promote::Move),
     Rollback(rollback::Args),
@@ -105,6 +107,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Find(args) => find::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Mount(args) => mount::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Move(args) => promote::run_move(args),
         Command::Rollback(args) => rollback::run(&args),

@@ -1,6 +1,14 @@
 //! The end that somebody asks for.
 
-use std::{future::Future, io, thread};
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,4 +39,20 @@ pub(crate) fn shutdown() -> io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// Turns true at SIGTERM or Ctrl-C.
+pub(crate) fn stopped() -> io::Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let asked = {
+        let _inside = runtime.enter();
+        shutdown()?
+    };
+    let seen = stopped.clone();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(asked);
+        seen.store(true, Ordering::Relaxed);
+    })?;
+    Ok(stopped)
 }

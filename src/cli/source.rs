@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tidelock_failover::Access;
+use tidelock_failover::{Access, Reach};
 
 use super::{exit::Failure, keys::KeyArgs};
 
@@ -44,6 +44,15 @@ impl Source {
             }
         };
         access.map_err(Failure::failover)
+    }
+
+    /// How to reach the same receiver again; nothing for a store, which does not go away.
+    pub(crate) fn reach(&self) -> Option<Reach> {
+        let (None, Some(receiver), Some(identity)) = (&self.store, &self.receiver, &self.identity) else {
+            return None;
+        };
+        let (receiver, identity) = (receiver.clone(), identity.clone());
+        Some(Box::new(move || Access::remote(&receiver, &identity)))
     }
 
     /// What the next command needs to reach the same receiver, as far as it is known.

@@ -75,7 +75,7 @@ impl Drop for Mount {
 }
 
 /// Gives this thread mounts of its own, once; they do not travel back to the rest of the machine.
-fn private_namespace() {
+pub fn private_namespace() {
     thread_local!(static DONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
     if DONE.replace(true) {
         return;

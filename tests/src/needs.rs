@@ -10,6 +10,8 @@ pub enum Need {
     Root,
     /// Tracepoints: CAP_PERFMON and a readable tracefs.
     Tracepoints,
+    /// Root, and a kernel that mounts FUSE file systems.
+    Fuse,
     /// PostgreSQL 15 and its tools.
     PostgreSql,
     /// A program in the path.
@@ -28,6 +30,11 @@ impl Need {
                     Ok(_) => Some("not root, so no CAP_PERFMON is assumed".to_owned()),
                     Err(error) => Some(format!("{}: {error}", events.display())),
                 }
+            }
+            Self::Fuse if !is_root() => Some("not root".to_owned()),
+            Self::Fuse => {
+                let opened = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+                opened.err().map(|error| format!("/dev/fuse: {error}"))
             }
             Self::PostgreSql => crate::pg::find_programs().err(),
             Self::Program(name) => {

@@ -226,6 +226,27 @@ impl Site {
         json(&process::output(&mut command))
     }
 
+    /// Mounts a point of [`VOLUME`]; it is there on return, and what the command says of it.
+    pub fn mount(&self, receiver: &Receiver, at: &str, dir: &Path, more: &[&str]) -> (Process, Value) {
+        let dir = dir.to_str().expect("test paths are UTF-8");
+        let mut command = self.operator_command(receiver, &["mount", VOLUME, "--at", at, dir]);
+        self.mounted(command.args(more))
+    }
+
+    /// Runs a command that mounts, up to where it is mounted.
+    pub fn mounted(&self, command: &mut Command) -> (Process, Value) {
+        let (_, log) = self.files("mount");
+        let mut process = Process::spawn("mount", command, &log);
+        let report = wait::until("the point is mounted", SOON, || {
+            let report = serde_json::from_str(&process.log()).ok();
+            if report.is_none() {
+                process.must_run();
+            }
+            report
+        });
+        (process, report)
+    }
+
     /// All points of [`VOLUME`], oldest first.
     pub fn points(&self, receiver: &Receiver) -> Vec<Value> {
         let listed = self.operator(receiver, &["points", VOLUME, "--all"]);

@@ -18,6 +18,7 @@ mod idle;
 mod image;
 mod marks;
 mod model;
+mod mounting;
 mod mounts;
 mod moving;
 mod order;
