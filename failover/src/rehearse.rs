@@ -1,13 +1,15 @@
 //! A test failover: a point is opened beside the running replication, a check runs against it, and the point says how that went.
 //!
-//! It is what a promotion does without the fence: the same choice, the same copy. The result is a tag of the point, so it is in the log
-//! and `points` shows it; a point with a tag is kept by retention. What was written is removed again.
+//! It is what a promotion does without the fence: the same choice, and the same copy where the whole of it is to be seen. A command sees
+//! a writable mount instead, where there can be one: what it does not read is not fetched, and nothing is to be removed. The price is that it vouches for
+//! what it has read and no more. The result is a tag of the point, so it is in the log and `points` shows it; a point with a tag is kept by retention.
 
 use std::{
     fs, io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -21,6 +23,7 @@ use crate::{
     at::At,
     error::FailoverError,
     limits,
+    mount::{MountOptions, Mounted, mount},
     report::PointReport,
     restore::{Event, RestoreOptions, millis, restore},
 };
@@ -36,8 +39,10 @@ pub struct RehearseOptions {
     pub command: Option<String>,
     /// How long the command may take; then it is killed with all it started.
     pub timeout: Duration,
-    /// The directory stays as the command left it.
+    /// The directory stays as the command left it, so the point is copied.
     pub keep: bool,
+    /// The point is copied, though it could be mounted.
+    pub copy: bool,
     /// The result is written on the point.
     pub record: bool,
 }
@@ -55,7 +60,7 @@ pub struct RehearseReport {
     pub outcome: String,
     /// When, RFC 3339.
     pub time: String,
-    /// Choosing and writing the point, in milliseconds.
+    /// Choosing the point, and mounting or writing it, in milliseconds.
     pub open_ms: f64,
     /// The command, in milliseconds.
     pub check_ms: f64,
@@ -65,14 +70,25 @@ pub struct RehearseReport {
     pub recorded: Option<String>,
     /// Where it was opened.
     pub directory: PathBuf,
-    /// What was done to open it.
-    pub work: Report,
+    /// What was done to copy it; nothing, if it was mounted.
+    pub work: Option<Report>,
+    /// Why it was not mounted, if it should have been.
+    pub mount_missed: Option<String>,
+}
+
+/// A point that can be used.
+struct Opened {
+    volume: String,
+    point: PointReport,
+    work: Option<Report>,
+    mounted: Option<Mounted>,
+    mount_missed: Option<String>,
 }
 
 /// Opens a point in `directory`, which must be absent or empty, checks it, records the result, and cleans up. That the check failed
 /// is no error. Once `interrupted` answers `true` the command is killed; what was written is removed all the same.
 pub fn rehearse(
-    access: &Access,
+    access: &Arc<Access>,
     volume: &VolumeName,
     directory: &Path,
     options: &RehearseOptions,
@@ -81,12 +97,7 @@ pub fn rehearse(
 ) -> Result<RehearseReport, FailoverError> {
     let begun = Instant::now();
     let was_there = directory.exists();
-    let opened = RestoreOptions {
-        at: options.at.clone(),
-        accept_fuzzy: options.accept_fuzzy,
-        ..RestoreOptions::default()
-    };
-    let done = restore(access, volume, directory, &opened, events)?;
+    let done = open(access, volume, directory, options, events)?;
     let open_ms = millis(begun);
     let checked = match &options.command {
         None => Ok((true, "opened".to_owned())),
@@ -96,8 +107,11 @@ pub fn rehearse(
         }
     };
     let rto_ms = millis(begun);
-    if !options.keep {
-        clean_up(directory, was_there).map_err(FailoverError::CleanUp)?;
+    match done.mounted {
+        // Whoever still uses it sees it no more.
+        Some(mounted) => drop(mounted.end()?),
+        None if options.keep => {}
+        None => clean_up(directory, was_there).map_err(FailoverError::CleanUp)?,
     }
     if interrupted() {
         return Err(FailoverError::Interrupted);
@@ -105,8 +119,9 @@ pub fn rehearse(
     let (passed, outcome) = checked.map_err(FailoverError::Check)?;
     let now = SystemTime::now();
     let time = humantime::format_rfc3339_seconds(now).to_string();
+    let mounted = if done.work.is_none() { ", mounted" } else { "" };
     let result = match passed {
-        true => format!("verified at {time}, RTO {rto_ms:.0} ms"),
+        true => format!("verified at {time}, RTO {rto_ms:.0} ms{mounted}"),
         false => format!("test failed at {time}: {outcome}"),
     };
     let recorded = match options.record {
@@ -125,7 +140,48 @@ pub fn rehearse(
         recorded,
         directory: directory.to_owned(),
         work: done.work,
+        mount_missed: done.mount_missed,
     })
+}
+
+/// Mounts the point for a command, or writes all of it: without a command that is the check.
+fn open(
+    access: &Arc<Access>,
+    volume: &VolumeName,
+    directory: &Path,
+    options: &RehearseOptions,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Opened, FailoverError> {
+    let mut mount_missed = None;
+    if options.command.is_some() && !options.keep && !options.copy {
+        let writable = MountOptions {
+            at: options.at.clone(),
+            accept_fuzzy: options.accept_fuzzy,
+            writable: true,
+            ..MountOptions::default()
+        };
+        match mount(access.clone(), None, volume, directory, &writable) {
+            Ok(mounted) => {
+                let report = mounted.report();
+                return Ok(Opened {
+                    volume: report.volume.clone(),
+                    point: report.point.clone(),
+                    work: None,
+                    mounted: Some(mounted),
+                    mount_missed: None,
+                });
+            }
+            Err(FailoverError::Mount(error)) => mount_missed = Some(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    let whole = RestoreOptions {
+        at: options.at.clone(),
+        accept_fuzzy: options.accept_fuzzy,
+        ..RestoreOptions::default()
+    };
+    let done = restore(access, volume, directory, &whole, events)?;
+    Ok(Opened { volume: done.volume, point: done.point, work: Some(done.work), mounted: None, mount_missed })
 }
 
 /// Names the point by the result, unless it has so many names that those people give would find no room.

@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -388,27 +388,34 @@ fn a_clone_is_a_volume_of_its_own_with_the_same_chunks() {
 #[test]
 fn a_test_failover_says_on_the_point_how_it_went_and_leaves_nothing() {
     let world = World::new();
-    let test = |command: &str, timeout| {
+    let test = |command: &str, timeout, copy| {
         let options = RehearseOptions {
             at: At::Latest,
             accept_fuzzy: false,
             command: Some(command.to_owned()),
             timeout: std::time::Duration::from_millis(timeout),
             keep: false,
+            copy,
             record: true,
         };
-        rehearse(&world.access(), &world.volume(), &world.target(), &options, &|_| {}, &|| false).unwrap()
+        rehearse(&Arc::new(world.access()), &world.volume(), &world.target(), &options, &|_| {}, &|| false)
+            .unwrap()
     };
     let command = "test \"$(cat which)\" = \"this is 1.3\" && test \"$TIDELOCK_POINT\" = 1.3 && touch mine";
-    let good = test(command, 60_000);
+    let good = test(command, 60_000, true);
     assert!(good.passed && good.recorded.unwrap().starts_with("verified at "), "{}", good.outcome);
-    let bad = test("exit 3", 60_000);
+    assert!(good.work.is_some() && good.mount_missed.is_none());
+    // As a mount, where there can be one.
+    let good = test(command, 60_000, false);
+    assert!(good.passed && good.recorded.unwrap().starts_with("verified at "), "{}", good.outcome);
+    assert_eq!(good.work.is_some(), good.mount_missed.is_some());
+    let bad = test("exit 3", 60_000, false);
     assert_eq!((bad.passed, bad.outcome.as_str()), (false, "exit status: 3"));
     let begun = std::time::Instant::now();
-    let slow = test("sleep 60 & sleep 60", 100);
+    let slow = test("sleep 60 & sleep 60", 100, false);
     assert!(!slow.passed && begun.elapsed().as_secs() < 30, "{}", slow.outcome);
     let tags = points(&world.access(), &world.volume(), Some(1)).unwrap().remove(0).tags;
-    assert_eq!(tags.iter().filter(|tag| tag.starts_with("verified at ")).count(), 1, "{tags:?}");
+    assert_eq!(tags.iter().filter(|tag| tag.starts_with("verified at ")).count(), 2, "{tags:?}");
     assert_eq!(tags.iter().filter(|tag| tag.starts_with("test failed at ")).count(), 2, "{tags:?}");
     assert!(!world.target().exists());
     assert_eq!(world.epoch(), 1);
@@ -419,11 +426,13 @@ fn a_test_failover_says_on_the_point_how_it_went_and_leaves_nothing() {
         command: Some("sleep 60".to_owned()),
         timeout: std::time::Duration::from_secs(60),
         keep: false,
+        copy: false,
         record: true,
     };
     let begun = std::time::Instant::now();
     let stopped =
-        rehearse(&world.access(), &world.volume(), &world.target(), &options, &|_| {}, &|| true).unwrap_err();
+        rehearse(&Arc::new(world.access()), &world.volume(), &world.target(), &options, &|_| {}, &|| true)
+            .unwrap_err();
     assert!(matches!(stopped, FailoverError::Interrupted) && begun.elapsed().as_secs() < 30, "{stopped}");
     assert!(!world.target().exists());
 }

@@ -5,7 +5,10 @@ use std::{
     fs::{self, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -26,7 +29,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// Where to open the point; created, or must be empty. It is removed again
+    /// Where to open the point; created, or must be empty. With --run it is mounted there, writable, where FUSE is available, and copied otherwise. It is removed again
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
     /// Check it with this command: `sh -c` in the directory, with TIDELOCK_DIR, TIDELOCK_VOLUME and TIDELOCK_POINT set. 0 is
@@ -36,6 +39,9 @@ struct Check {
     /// How long the command may take
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    /// Copy the point, though it could be mounted: then all of it is read
+    #[arg(long)]
+    copy: bool,
     /// Do not write the result on the point. A point with a result is kept by retention, like every named one
     #[arg(long)]
     no_record: bool,
@@ -59,7 +65,7 @@ pub(crate) struct Test {
     /// The point: `latest`, EPOCH.SEQ, tag:NAME, a time, or an age (-5m)
     #[arg(long, default_value_t, value_name = "WHEN", allow_hyphen_values = true)]
     at: At,
-    /// Leave the directory as the command left it
+    /// Leave the directory as the command left it; implies --copy
     #[arg(long)]
     keep: bool,
     #[command(flatten)]
@@ -96,6 +102,7 @@ impl Check {
             command: self.run.clone(),
             timeout: self.timeout,
             keep,
+            copy: self.copy,
             record: !self.no_record,
         }
     }
@@ -103,7 +110,7 @@ impl Check {
 
 pub(crate) fn test(args: &Test) -> Result<(), Failure> {
     let check = &args.check;
-    let access = check.source.open()?;
+    let access = Arc::new(check.source.open()?);
     let bar = output::Bar::new(check.json);
     let options = check.options(args.at.clone(), args.keep);
     let stopped = signals::stopped()?;
@@ -142,8 +149,16 @@ fn print(report: &RehearseReport) {
             ),
         ),
         ("recorded", output::or_dash(report.recorded.as_ref())),
-        ("work", work(&report.work)),
+        ("opened", opened(report)),
     ]);
+}
+
+fn opened(report: &RehearseReport) -> String {
+    match (&report.work, &report.mount_missed) {
+        (None, _) => "as a mount".to_owned(),
+        (Some(done), None) => work(done),
+        (Some(done), Some(why)) => format!("{}; not mounted: {why}", work(done)),
+    }
 }
 
 /// What is known of a volume's drills.
@@ -188,7 +203,8 @@ fn one(args: &Drill, volume: &VolumeName, tally: &mut Tally, stopped: &AtomicBoo
     let options = args.check.options(At::Latest, false);
     let done = args.check.source.open().and_then(|access| {
         let interrupted = || stopped.load(Ordering::Relaxed);
-        rehearse(&access, volume, &args.check.to, &options, &|_| {}, &interrupted).map_err(Failure::failover)
+        rehearse(&Arc::new(access), volume, &args.check.to, &options, &|_| {}, &interrupted)
+            .map_err(Failure::failover)
     });
     if stopped.load(Ordering::Relaxed) {
         return Ok(());

@@ -10,6 +10,7 @@ use std::{
 use serde_json::Value;
 use tidelock_tests::{
     compare::compare,
+    needs::Need,
     process::{self, Process},
     site::{Receiver, Site, VOLUME, json},
     wait::{self, SOON},
@@ -216,6 +217,8 @@ fn a_rehearsal_a_clone_and_a_rollback_go_beside_a_primary() {
     };
     let good = json(&test(&first));
     assert!(good["passed"] == true && good["rto_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{good}");
+    // Mounted where that is possible: then nothing was copied.
+    assert_eq!(good["work"].is_null(), Need::Fuse.lacking().is_none(), "{good}");
     let bad = test("latest");
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");
     assert!(!Path::new(to).exists());
@@ -226,7 +229,7 @@ fn a_rehearsal_a_clone_and_a_rollback_go_beside_a_primary() {
 
     let (history, metrics) = (site.path("history"), site.path("drill.prom"));
     let mut drill = site.operator_command(&receiver, &["drill", VOLUME, "--to", to, "--every", "10ms"]);
-    drill.args(["--rounds", "2", "--no-record", "--run", "grep -q second ledger"]);
+    drill.args(["--rounds", "2", "--copy", "--no-record", "--run", "grep -q second ledger"]);
     process::run(drill.arg("--history").arg(&history).arg("--metrics").arg(&metrics));
     let lines = fs::read_to_string(&history).expect("written");
     assert_eq!(lines.lines().filter(|line| line.contains("\"passed\":true")).count(), 2, "{lines}");
