@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use crate::{
     ExcludeError, Excludes, ScrubConfig,
     capture::VolumeError,
     hooks::HookConfig,
-    limits::{PAUSE_LIMIT_MAX, PAUSE_LIMIT_MIN},
+    limits::{self, PAUSE_LIMIT_MAX, PAUSE_LIMIT_MIN},
     pause::{Escalate, PauseConfig, SelectError},
     watch::{NamesChoice, TrackerChoice},
 };
@@ -86,7 +87,7 @@ pub struct Config {
     pub hooks: HookConfig,
 }
 
-/// Two volumes of which one contains the other.
+/// Two volumes of which one contains the other, or is the other.
 #[derive(Debug, Error)]
 #[error(
     "volumes {outer} and {inner} overlap: {} contains {}; protect only the outer one",
@@ -116,6 +117,9 @@ pub enum ConfigError {
     /// One volume is inside another.
     #[error(transparent)]
     Overlap(Box<Overlap>),
+    /// Two volumes are one directory.
+    #[error("volumes {} and {} are the same directory, {}: give it one name", .0.outer, .0.inner, .0.outside.display())]
+    Same(Box<Overlap>),
     /// Two volumes have one name.
     #[error("volume {0} is given twice: every --volume needs a name of its own")]
     Twice(VolumeName),
@@ -164,6 +168,16 @@ pub enum ConfigError {
     /// The limit of a pause makes no sense.
     #[error("--pause-limit {0:?} is not between {PAUSE_LIMIT_MIN:?} and {PAUSE_LIMIT_MAX:?}")]
     PauseLimit(Duration),
+    /// A time makes no sense.
+    #[error("{option} {value:?} is not between {:?} and {:?}", range.start(), range.end())]
+    Time {
+        /// The option.
+        option: &'static str,
+        /// What it was given.
+        value: Duration,
+        /// What it may be.
+        range: RangeInclusive<Duration>,
+    },
     /// The share of a core makes no sense.
     #[error("--cpu-share {0} is not above 0 and at most 1")]
     CpuShare(f64),
@@ -180,6 +194,16 @@ impl Config {
         }
         if !(self.cpu_share > 0.0 && self.cpu_share <= 1.0) {
             return Err(ConfigError::CpuShare(self.cpu_share));
+        }
+        for (option, value, range) in [
+            ("--cut-interval", self.cut_interval, limits::CUT_INTERVALS),
+            ("--cut-deadline", self.cut_deadline, limits::CUT_DEADLINES),
+            ("--hook-timeout", self.hooks.timeout, limits::HOOK_TIMEOUTS),
+            ("--scrub-every", self.scrub.every, limits::SCRUB_EVERY),
+        ] {
+            if !range.contains(&value) {
+                return Err(ConfigError::Time { option, value, range });
+            }
         }
         if let Escalate::Pause(pause) = &self.escalate
             && !(PAUSE_LIMIT_MIN..=PAUSE_LIMIT_MAX).contains(&pause.limit)
@@ -227,17 +251,19 @@ fn check_pair(a: &VolumeName, at: &Path, b: &VolumeName, there: &Path) -> Result
         return Err(ConfigError::Twice(a.clone()));
     }
     let overlap = |outer: &VolumeName, outside: &Path, inner: &VolumeName, inside: &Path| {
-        Err(ConfigError::Overlap(Box::new(Overlap {
+        Box::new(Overlap {
             outer: outer.clone(),
             inner: inner.clone(),
             outside: outside.to_owned(),
             inside: inside.to_owned(),
-        })))
+        })
     };
-    if there.starts_with(at) {
-        overlap(a, at, b, there)
+    if there == at {
+        Err(ConfigError::Same(overlap(b, there, a, at)))
+    } else if there.starts_with(at) {
+        Err(ConfigError::Overlap(overlap(a, at, b, there)))
     } else if at.starts_with(there) {
-        overlap(b, there, a, at)
+        Err(ConfigError::Overlap(overlap(b, there, a, at)))
     } else {
         Ok(())
     }

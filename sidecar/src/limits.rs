@@ -1,6 +1,6 @@
 //! Every limit of the sidecar, in one place. Limits of the model and the wire are in [`tidelock_proto::limits`].
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 // Packing.
 
@@ -102,6 +102,18 @@ pub const RETRY_AFTER_SCANS: u32 = 10;
 
 /// How long nothing must have changed after the last cut: whoever writes on although the application stands still shows himself.
 pub const LEAVE_QUIET: Duration = Duration::from_millis(20);
+
+// What may be asked for.
+
+/// `--cut-interval`: below, the cutter would never rest; above, a point comes later than a backup would.
+pub const CUT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+/// `--cut-deadline`: 0 escalates at once.
+pub const CUT_DEADLINES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// `--hook-timeout`: below, a shell does not even start.
+pub const HOOK_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+/// `--scrub-every`: below, one round would follow the other without rest; `--scrub-rate 0` is how there is none.
+pub const SCRUB_EVERY: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
 
 // Pausing the application.
 

@@ -88,6 +88,20 @@ pub enum RunError {
     Died,
 }
 
+impl RunError {
+    /// Whether it was asked for what cannot be, so that trying again changes nothing.
+    pub fn is_usage(&self) -> bool {
+        let by_name = |source: &_| {
+            matches!(source, WatchError::ExactUnavailable(_) | WatchError::FanotifyUnavailable(_))
+        };
+        match self {
+            Self::Config(_) => true,
+            Self::Watch { source, .. } => by_name(source),
+            _ => false,
+        }
+    }
+}
+
 /// Runs until `shutdown`, and then until the final cut is durable or the time for it is over; or until there is no sense in
 /// going on.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<Outcome, RunError> {

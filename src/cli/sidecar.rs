@@ -11,6 +11,7 @@ use tidelock_proto::{
 use tidelock_sidecar::{
     Config, Exclude, Excludes, Outcome, RunError, ScrubConfig, VolumeConfig,
     hooks::{HookConfig, OnHookFailure},
+    limits::PACK_THREADS_MAX,
     pack::{LEVEL_DEFAULT, Packer},
     pause::{Escalate, PauseConfig, PauseTarget},
     watch::{NamesChoice, TrackerChoice},
@@ -93,7 +94,7 @@ pub(crate) struct Args {
     excludes: Vec<Exclude>,
     /// Bytes per second that are compared in the background with what was captured, to find changes that the kernel told
     /// nobody of; 0 for none.
-    #[arg(long, value_name = "BYTES", default_value = "4M", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "4M", allow_negative_numbers = true, value_parser = parse_bytes)]
     scrub_rate: u64,
     /// From the beginning of one such round over the volume, and from the start, to the next.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
@@ -102,8 +103,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
     /// Threads that hash and compress.
-    #[arg(long, value_name = "N", default_value_t = Packer::threads_default())]
-    pack_threads: usize,
+    #[arg(long, value_name = "N", default_value_t = Packer::threads_default() as u64, value_parser = clap::value_parser!(u64).range(1..=PACK_THREADS_MAX as u64))]
+    pack_threads: u64,
     /// zstd level. Those below 0 are faster than 1 and compress less; with 1, what is at most 16 KiB long is compressed at -1.
     #[arg(long, value_name = "LEVEL", default_value_t = LEVEL_DEFAULT, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-50..=19))]
     zstd_level: i32,
@@ -290,7 +291,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         excludes: args.excludes,
         scrub: ScrubConfig { rate_bytes: args.scrub_rate, every: args.scrub_every },
         drain_timeout: args.drain_timeout,
-        pack_threads: args.pack_threads,
+        pack_threads: args.pack_threads as usize,
         zstd_level: args.zstd_level,
     };
     if args.escalate != EscalateArg::Pause {
@@ -327,8 +328,5 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn failure(error: RunError) -> Failure {
-    match error {
-        RunError::Config(error) => Failure::new(USAGE, error),
-        error => error.into(),
-    }
+    if error.is_usage() { Failure::new(USAGE, error) } else { error.into() }
 }

@@ -41,6 +41,26 @@ fn a_bad_configuration_stops_with_one_line_that_says_what_to_do() {
         sidecar(&[(VOLUME, &volume), ("acme/inner", &inner)], "acme-data.id"),
         &["acme/data", "acme/inner", "overlap"],
     );
+    stops(
+        &site,
+        "same",
+        sidecar(&[(VOLUME, &volume), ("acme/again", &volume)], "acme-data.id"),
+        &["acme/data", "acme/again", "same directory"],
+    );
+    let with = |option: &str| {
+        let mut command = sidecar(&[(VOLUME, &volume)], "acme-data.id");
+        command.arg(option);
+        command
+    };
+    for (option, words) in [
+        ("--cut-interval=0s", ["--cut-interval", "1ms"]),
+        ("--hook-timeout=0s", ["--hook-timeout", "10ms"]),
+        ("--scrub-every=0s", ["--scrub-every", "1s"]),
+        ("--scrub-rate=-1", ["number of bytes", "4M"]),
+        ("--pack-threads=0", ["--pack-threads", "1.."]),
+    ] {
+        assert_eq!(stops(&site, &option[2..option.len() - 3], with(option), &words), 64);
+    }
     stops(&site, "no-identity", sidecar(&[(VOLUME, &volume)], "none.id"), &["none.id"]);
     stops(&site, "bad-identity", sidecar(&[(VOLUME, &volume)], "broken.id"), &["broken.id"]);
     stops(&site, "not-covered", sidecar(&[(VOLUME, &volume)], "other.id"), &["acme/data", "pki issue"]);
@@ -63,12 +83,13 @@ fn a_receiver_under_a_name_that_its_certificate_lacks_is_not_trusted() {
     stops(&site, "wrong-name", command, &["127.0.0.1", "certificate", "elsewhere.example"]);
 }
 
-fn stops(site: &Site, case: &str, mut command: Command, words: &[&str]) {
+fn stops(site: &Site, case: &str, mut command: Command, words: &[&str]) -> i32 {
     let mut process = Process::spawn(case, &mut command, &site.path(&format!("{case}.log")));
     process.allow("");
     let status = process.wait(SOON);
     let log = process.log();
-    assert!(status.code().is_some_and(|code| code != 0), "{case}: ended with {status}:\n{log}");
+    let code = status.code().unwrap_or_else(|| panic!("{case}: ended with {status}:\n{log}"));
+    assert!(code != 0, "{case}: ended with {status}:\n{log}");
     let said: Vec<&str> =
         log.lines().filter(|line| line.starts_with("tidelock: ") || line.starts_with("error: ")).collect();
     let [line] = said.as_slice() else { panic!("{case}: not one line but {}:\n{log}", said.len()) };
@@ -76,4 +97,5 @@ fn stops(site: &Site, case: &str, mut command: Command, words: &[&str]) {
         assert!(line.contains(word), "{case}: {word:?} is not in: {line}");
     }
     println!("{case}: {line}");
+    code
 }
