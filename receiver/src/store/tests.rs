@@ -206,7 +206,9 @@ fn checkpoints_come_by_themselves_and_cost_only_what_changed() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let mut source = Source::new(volume("t/a"), 1);
-    store.append_and_wait(source.commit_of(90_000)).unwrap();
+    // Enough operations that one checkpoint is due, and no second one.
+    let writes = limits::CHECKPOINT_REPLAY_BYTES as usize / 45;
+    store.append_and_wait(source.commit_of(writes)).unwrap();
     let last = source.next_id();
     store.append_and_wait(source.commit()).unwrap();
     store.quiesce();

@@ -36,7 +36,7 @@ pub struct ScrubConfig {
 
 impl ScrubConfig {
     /// No scrub.
-    pub(crate) const OFF: Self = Self { rate_bytes: 0, every: Duration::ZERO };
+    pub(crate) const OFF: Self = Self { rate_bytes: 0, every: *crate::limits::SCRUB_EVERY.end() };
 }
 
 /// Something that differs from the tree and was not announced yet.
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_nothing_is_ever_due() {
-        let config = ScrubConfig { rate_bytes: 0, every: Duration::ZERO };
+        let config = ScrubConfig { rate_bytes: 0, every: *crate::limits::SCRUB_EVERY.end() };
         let mut scrub = Scrub::new(config, Instant::now());
         assert_eq!(scrub.poll(Instant::now() + DOUBT_LASTS), None);
     }
