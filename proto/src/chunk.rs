@@ -23,6 +23,13 @@ impl ChunkKey {
     }
 }
 
+/// What the pages of some content are: for each [`limits::PAGE_BYTES`], and for a shorter one at the end, the first
+/// [`limits::PAGE_SUM_BYTES`] of what its id would be. Two sides that compare them know which pages differ without sending any.
+pub fn page_sums(key: &ChunkKey, content: &[u8]) -> Vec<u8> {
+    let sums = content.chunks(limits::PAGE_BYTES).map(|page| key.id(page));
+    sums.flat_map(|id| id.0.into_iter().take(limits::PAGE_SUM_BYTES)).collect()
+}
+
 impl std::fmt::Debug for ChunkKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ChunkKey")

@@ -29,6 +29,12 @@ pub const PIECES_PER_OP_MAX: usize = 1024;
 pub const COMMIT_OPS_MAX_BYTES: usize = 512 * 1024 * 1024;
 /// Chunk ids in one `Have` question.
 pub const HAVE_BATCH_MAX: usize = 1024;
+/// Chunk ids in one `WantPages` question. The answer has [`PAGE_SUM_BYTES`] for each page of them: at most a quarter of a frame.
+pub const PAGES_BATCH_MAX: usize = 256;
+/// What a chunk is divided into where only a part of it differs, in bytes.
+pub const PAGE_BYTES: usize = 4096;
+/// What tells one page from another, in bytes: as hard to forge as a chunk's id is to collide.
+pub const PAGE_SUM_BYTES: usize = 16;
 /// Volumes that are cut together.
 pub const GROUP_VOLUMES_MAX: usize = 32;
 /// Tags on one recovery point.

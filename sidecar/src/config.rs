@@ -137,6 +137,17 @@ pub enum ConfigError {
         /// Where the certificate is.
         identity: PathBuf,
     },
+    /// The certificate is no operator's of this volume.
+    #[error(
+        "the certificate in {} is no operator's of volume {volume}: issue one with `tidelock pki issue operator`",
+        identity.display()
+    )]
+    NotOperated {
+        /// The volume.
+        volume: VolumeName,
+        /// Where the certificate is.
+        identity: PathBuf,
+    },
     /// The address for health and metrics cannot be bound.
     #[error("cannot listen on {address} for health and metrics: {source}; choose another --http address")]
     Http {

@@ -17,6 +17,8 @@ pub const PACK_QUEUE_MAX: usize = 2;
 
 // Shipping.
 
+/// How long a question that the cutter waits for may take.
+pub const PAGES_WITHIN: Duration = Duration::from_secs(10);
 /// What may be packed and not yet acknowledged, in bytes: see [`crate::ship::Outbox::window_full`].
 pub const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 /// Commits that may wait for their acknowledgement.
@@ -67,7 +69,7 @@ pub const ENTRIES_PER_STEP: usize = 1024;
 /// Ranges kept for one file before they become one.
 pub const DIRTY_RANGES_PER_FILE: usize = 4096;
 /// Granularity of what is read and shipped, in bytes.
-pub const PAGE_BYTES: u64 = 4096;
+pub const PAGE_BYTES: u64 = tidelock_proto::limits::PAGE_BYTES as u64;
 /// An extent found changed without exact ranges is shipped again in this many parts, so that hot regions refine.
 pub const REFINE_PARTS: u64 = 8;
 /// A change time younger than this could be carried by a later change, too (kernels keep times in ticks of up to 10 ms).
@@ -97,6 +99,11 @@ pub const OTHERS_REST_MAX: Duration = Duration::from_millis(20);
 pub const UNREADABLE_RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Where directories cannot be watched the whole volume is compared again, after this many times as long as that takes.
 pub const RETRY_AFTER_SCANS: u32 = 10;
+
+// An import.
+
+/// How long it may take: as good as for ever, in a clock that can still add it to now.
+pub const IMPORT_WITHIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
 // A planned move.
 

@@ -133,7 +133,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     let mut volumes = Vec::new();
     for volume in &config.volumes {
         let status = Arc::new(Status::new(volume.name.clone(), config.epoch));
-        let engine = protect(&config, volume, &identity, status.clone(), &mut tasks, tasks_end.clone())?;
+        let engine =
+            protect(&config, volume, &identity, status.clone(), &mut tasks, tasks_end.clone(), false)?;
         statuses.push(status);
         volumes.push((volume.name.clone(), engine));
     }
@@ -171,7 +172,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
 }
 
 /// Starts the thread that cuts all volumes together.
-fn cut(
+pub(crate) fn cut(
     config: &Config,
     volumes: Vec<(VolumeName, Engine)>,
     pauses: (Escalation, Departure),
@@ -209,7 +210,7 @@ async fn supervise(
     judge(ended.await)
 }
 
-fn judge(ended: Result<Ended, oneshot::error::RecvError>) -> Result<Outcome, RunError> {
+pub(crate) fn judge(ended: Result<Ended, oneshot::error::RecvError>) -> Result<Outcome, RunError> {
     match ended {
         Ok(Ended::Stopped { complete: true }) => Ok(Outcome::Complete),
         Ok(Ended::Stopped { complete: false }) => {
@@ -225,13 +226,14 @@ fn judge(ended: Result<Ended, oneshot::error::RecvError>) -> Result<Outcome, Run
 }
 
 /// Opens a volume and its sources, and starts its session.
-fn protect(
+pub(crate) fn protect(
     config: &Config,
     volume: &VolumeConfig,
     identity: &Identity,
     status: Arc<Status>,
     tasks: &mut JoinSet<()>,
     tasks_end: watch::Receiver<bool>,
+    import: bool,
 ) -> Result<Engine, RunError> {
     let name = volume.name.clone();
     let failed = |source| RunError::Watch { volume: name.clone(), source };
@@ -251,6 +253,7 @@ fn protect(
         volume: name.clone(),
         epoch: config.epoch,
         raise_epoch: config.raise_epoch,
+        import,
         instance: rand::random(),
         tracker: tracker.to_owned(),
         window_bytes: limits::WINDOW_BYTES,
@@ -266,7 +269,7 @@ fn protect(
     });
     let packer = Packer::new(ChunkKey::of_tenant(name.tenant()), config.pack_threads, config.zstd_level);
     let engine = Engine::new(directory, watcher, packer, outbox, status);
-    Ok(engine.set_up(config.scrub, config.excludes_of(&name)?))
+    Ok(engine.set_up(config.scrub, config.excludes_of(&name)?).for_import(import))
 }
 
 async fn until(mut end: watch::Receiver<bool>) {

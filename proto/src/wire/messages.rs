@@ -43,12 +43,15 @@ pub struct Hello {
     /// for this volume yet. Without this, an epoch above the volume's is taken for a mistake.
     #[prost(bool, tag = "7")]
     pub raise_epoch: bool,
+    /// An operator imports a directory at rest. Refused while the volume has a writer.
+    #[prost(bool, tag = "8")]
+    pub import: bool,
 }
 
 /// Sidecar to receiver, after `Hello`.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToReceiver {
-    #[prost(oneof = "ToReceiverKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ToReceiverKind", tags = "1, 2, 3, 4, 5, 6, 7, 9")]
     pub kind: Option<ToReceiverKind>,
 }
 
@@ -70,6 +73,8 @@ pub enum ToReceiverKind {
     /// Answers `Leave`.
     #[prost(message, tag = "7")]
     Left(Left),
+    #[prost(message, tag = "9")]
+    WantPages(WantPages),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -78,6 +83,14 @@ pub struct WantManifest {}
 /// "Which of these chunks do you hold?" Answered in order by `HaveReply`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Have {
+    /// Ids of 32 bytes, one after the other.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ids: Bytes,
+}
+
+/// "What are the pages of these chunks?" Answered in order by `Pages`.
+#[derive(Clone, PartialEq, Message)]
+pub struct WantPages {
     /// Ids of 32 bytes, one after the other.
     #[prost(bytes = "bytes", tag = "1")]
     pub ids: Bytes,
@@ -182,7 +195,7 @@ pub struct Left {
 /// Receiver to sidecar.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToSidecar {
-    #[prost(oneof = "ToSidecarKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ToSidecarKind", tags = "1, 2, 3, 4, 5, 6, 7, 9")]
     pub kind: Option<ToSidecarKind>,
 }
 
@@ -205,6 +218,8 @@ pub enum ToSidecarKind {
     /// A planned move: stop the application, take a last cut, and say when it is durable.
     #[prost(message, tag = "7")]
     Leave(Leave),
+    #[prost(message, tag = "9")]
+    Pages(Pages),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -250,6 +265,14 @@ pub struct HaveReply {
     /// One bit an id, lowest bit first, in the order asked: 1 is held.
     #[prost(bytes = "bytes", tag = "1")]
     pub held: Bytes,
+}
+
+/// What the pages of chunks are, in the order asked.
+#[derive(Clone, PartialEq, Message)]
+pub struct Pages {
+    /// One for each chunk: the sums of its pages, see `chunk::page_sums`; empty if it cannot be said.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub sums: Vec<Bytes>,
 }
 
 /// Everything up to here is durable.

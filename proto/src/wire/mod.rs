@@ -21,7 +21,9 @@ use thiserror::Error;
 /// The version of the protocol. Both sides must speak the same one.
 ///
 /// - 1: the first.
-pub const PROTOCOL_VERSION: u32 = 2;
+/// - 2: planned moves.
+/// - 3: imports, and questions about pages.
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// How the reason of a `Denied` begins that tells a sidecar that another one took its place.
 pub const TAKEN_OVER: &str = "another sidecar took over";

@@ -34,6 +34,12 @@ pub(super) enum Refusal {
     Name(#[from] VolumeNameError),
     #[error("{peer} may not write volume {volume}: its certificate does not name it")]
     NotPermitted { peer: String, volume: VolumeName },
+    #[error("{peer} may not import into volume {volume}: that takes an operator's certificate")]
+    NotOperator { peer: String, volume: VolumeName },
+    #[error(
+        "volume {volume} has a writer, whose state is newer than any directory at rest: import it as a branch"
+    )]
+    HasWriter { volume: VolumeName },
     #[error("epoch {writer} is none: 1 is for a writer that was given none, {max} the last", max = wire_limits::EPOCH_MAX)]
     NoEpoch { writer: u64 },
     #[error(
@@ -92,7 +98,10 @@ pub(super) fn authorise(hello: &Hello, peer: &Peer) -> Result<VolumeName, Refusa
         return Err(Refusal::Version(hello.version));
     }
     let volume: VolumeName = hello.volume.parse()?;
-    if !peer.may_write(&volume) {
+    if hello.import && !peer.may_operate(&volume) {
+        return Err(Refusal::NotOperator { peer: peer.to_string(), volume });
+    }
+    if !hello.import && !peer.may_write(&volume) {
         return Err(Refusal::NotPermitted { peer: peer.to_string(), volume });
     }
     if !(1..=wire_limits::EPOCH_MAX).contains(&hello.epoch) {
@@ -109,6 +118,9 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
     let epoch = Epoch(hello.epoch);
     // Before anybody is disturbed; the epoch that counts is looked at again below.
     check_epoch(context.store.volume(volume).as_ref(), volume, hello)?;
+    if hello.import && context.volumes.get(volume).is_written_by_another(hello.instance) {
+        return Err(Refusal::HasWriter { volume: volume.clone() });
+    }
     context.store.check_key(volume.tenant()).map_err(Refusal::Locked)?;
     if let Some(full) = context.store.full() {
         return Err(Refusal::Full(full));

@@ -108,6 +108,10 @@ impl Holdings for TenantChunks<'_> {
     fn chunk_len(&self, id: &ChunkId) -> Result<Option<u32>, StoreError> {
         self.store.chunk_len_or_pending(self.tenant, *id)
     }
+
+    fn content(&self, id: &ChunkId) -> Option<bytes::Bytes> {
+        self.store.read_content(self.tenant, *id).ok()
+    }
 }
 
 /// An append that is on its way to the disk.
@@ -338,7 +342,7 @@ impl<'a> Driver<'a> {
         let (session, now) = (&mut self.session, now());
         let before = session.received_point();
         let clean = matches!(&frame, Frame::Heartbeat(heartbeat) if heartbeat.clean_at_ns > 0);
-        if frame.ops_bytes() + session.uncommitted_bytes() > limits::INLINE_OPS_BYTES {
+        if frame.reads() || frame.ops_bytes() + session.uncommitted_bytes() > limits::INLINE_OPS_BYTES {
             super::heavy(|| session.handle_frame(now, frame, &holdings));
         } else {
             session.handle_frame(now, frame, &holdings);

@@ -23,6 +23,8 @@ pub enum Frame {
     WantManifest,
     /// Asks which chunks are held; at most [`limits::HAVE_BATCH_MAX`].
     Have(Vec<ChunkId>),
+    /// Asks what the pages of chunks are; at most [`limits::PAGES_BATCH_MAX`].
+    WantPages(Vec<ChunkId>),
     /// Content.
     Chunk(CheckedChunk),
     /// Operations of the next commit.
@@ -84,6 +86,7 @@ pub fn decode(message: ToReceiver) -> Result<Decoded, WireError> {
     Ok(Decoded::Ready(match message.kind.ok_or(WireError::Missing("kind"))? {
         Kind::WantManifest(_) => Frame::WantManifest,
         Kind::Have(have) => Frame::Have(decode_ids(&have.ids, limits::HAVE_BATCH_MAX)?),
+        Kind::WantPages(want) => Frame::WantPages(decode_ids(&want.ids, limits::PAGES_BATCH_MAX)?),
         Kind::Chunk(chunk) => {
             let (id, codec, len, payload) = wire::chunk_from_wire(chunk)?;
             return Ok(Decoded::Unchecked(UncheckedChunk { id, codec, len, payload }));
@@ -129,6 +132,11 @@ fn check_heartbeat(heartbeat: Heartbeat) -> Result<Heartbeat, WireError> {
 }
 
 impl Frame {
+    /// Whether it takes a look at the disk.
+    pub fn reads(&self) -> bool {
+        matches!(self, Self::WantPages(_))
+    }
+
     /// Length of the operations in it, in bytes.
     pub fn ops_bytes(&self) -> usize {
         match self {

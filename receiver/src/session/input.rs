@@ -2,10 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use tidelock_proto::{
-    ChunkId, Op, PointId, Seq,
+    ChunkId, ChunkKey, Op, PointId, Seq,
+    chunk::page_sums,
     point::{Cut, Point},
     tree::Piece,
-    wire::messages::{HaveReply, Heartbeat, ToSidecarKind},
+    wire::messages::{HaveReply, Heartbeat, Pages, ToSidecarKind},
 };
 
 use super::{CheckedChunk, Holdings, Now, Session, SessionError, Stop};
@@ -31,6 +32,14 @@ impl Session {
         }
         self.outbox.push_back(ToSidecarKind::HaveReply(HaveReply { held: held.into() }));
         Ok(())
+    }
+
+    /// A sidecar may ask about any chunk of its tenant whose id it knows, as it may refer to any.
+    pub(super) fn answer_pages(&mut self, ids: &[ChunkId], holdings: &impl Holdings) {
+        let key = ChunkKey::of_tenant(self.volume.tenant());
+        let sums =
+            |id| holdings.content(id).map_or_else(Bytes::new, |content| page_sums(&key, &content).into());
+        self.outbox.push_back(ToSidecarKind::Pages(Pages { sums: ids.iter().map(sums).collect() }));
     }
 
     pub(super) fn take_chunk(

@@ -50,6 +50,10 @@ pub trait Holdings {
     fn on_told(&self, _id: &ChunkId) {}
     /// The length of a chunk's content, if the tenant has it.
     fn chunk_len(&self, id: &ChunkId) -> Result<Option<u32>, StoreError>;
+    /// The content of a chunk that is durable; `None` if it cannot be had. May read the disk.
+    fn content(&self, _id: &ChunkId) -> Option<Bytes> {
+        None
+    }
 }
 
 /// An instant, by both clocks.
@@ -216,6 +220,10 @@ impl Session {
         let handled = match frame {
             Frame::WantManifest => self.want_manifest(),
             Frame::Have(ids) => self.answer_have(&ids, holdings),
+            Frame::WantPages(ids) => {
+                self.answer_pages(&ids, holdings);
+                Ok(())
+            }
             Frame::Chunk(chunk) => self.take_chunk(now, chunk, holdings),
             Frame::Ops { ops, encoded } => self.take_ops(&ops, &encoded, holdings),
             Frame::Commit { id, cut, tags } => self.commit(now, id, cut, tags),
@@ -359,11 +367,12 @@ impl Session {
     }
 
     /// Whether the next frame may be handled: not while more than [`limits::UNDURABLE_MAX_BYTES`] wait for their fsync,
-    /// nor before the manifest is sent.
+    /// nor before the manifest is sent, nor before an answer about pages, which is far longer than its question, has been taken.
     pub fn wants_input(&self) -> bool {
         self.ending.is_none()
             && self.draining.is_none()
             && !self.manifest_due
+            && !matches!(self.outbox.back(), Some(ToSidecarKind::Pages(_)))
             && self.pending.bytes() + self.staged.bytes < limits::UNDURABLE_MAX_BYTES
     }
 

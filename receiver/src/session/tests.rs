@@ -49,6 +49,27 @@ fn a_commit_is_acknowledged_only_when_it_is_durable() {
 }
 
 #[test]
+fn pages_are_told_of_chunks_that_are_held_and_one_answer_after_the_other() {
+    let mut receiver = Receiver::new();
+    let ids = [ChunkId([1; 32]), ChunkId([2; 32])];
+    receiver.store.0.insert(ids[0], 10_000);
+    let want = messages::WantPages { ids: ids.map(|id| id.0).concat().into() };
+    receiver.hear(ToReceiverKind::WantPages(want.clone()));
+    let Some(ToSidecarKind::Pages(pages)) = receiver.sent.last() else { panic!("{:?}", receiver.sent) };
+    let sums = tidelock_proto::chunk::page_sums(&receiver.key, &[7; 10_000]);
+    assert_eq!(sums.len(), 3 * wire_limits::PAGE_SUM_BYTES);
+    assert_eq!(pages.sums, [sums, Vec::new()]);
+
+    let Ok(Decoded::Ready(frame)) = decode(ToReceiver { kind: Some(ToReceiverKind::WantPages(want)) }) else {
+        panic!("it is a question")
+    };
+    receiver.session.handle_frame(receiver.now, frame, &receiver.store);
+    assert!(!receiver.session.wants_input(), "answers pile up for somebody who does not read them");
+    receiver.poll();
+    assert!(receiver.session.wants_input());
+}
+
+#[test]
 fn commits_are_pipelined_and_acknowledged_in_order() {
     let (mut receiver, mut sidecar) = (Receiver::new(), Sidecar::new());
     receiver.hear(sidecar.ops(&[root()]));

@@ -185,6 +185,11 @@ impl Volume {
         self.control.send_modify(|control| control.epoch = control.epoch.max(epoch));
     }
 
+    /// Whether a session is open that is not of this sidecar.
+    pub fn is_written_by_another(&self, instance: u64) -> bool {
+        self.live().connected && self.control.borrow().instance != instance
+    }
+
     /// What is known beyond the store.
     pub fn live(&self) -> parking_lot::MutexGuard<'_, Live> {
         self.live.lock()

@@ -209,6 +209,7 @@ pub(crate) fn hello(volume: &str, epoch: u64, instance: u64) -> Hello {
         build: "test".to_owned(),
         tracker: "exact".to_owned(),
         raise_epoch: false,
+        import: false,
     }
 }
 

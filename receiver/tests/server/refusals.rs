@@ -2,7 +2,7 @@
 
 use tidelock_proto::{
     ChunkId, limits,
-    wire::messages::{Chunk, Have, Heartbeat, Open, OpenKind, ToReceiver, ToReceiverKind},
+    wire::messages::{Chunk, Have, Heartbeat, Hello, Open, OpenKind, ToReceiver, ToReceiverKind},
 };
 
 use crate::harness::*;
@@ -30,6 +30,35 @@ async fn a_sidecar_writes_only_what_its_certificate_names() {
 }
 
 #[tokio::test]
+async fn only_an_operator_imports_and_only_where_nobody_writes() {
+    let site = Site::new();
+    let receiver = site.start().await;
+    let import = |epoch, instance| Hello { import: true, ..hello(VOLUME, epoch, instance) };
+    for identity in [site.sidecar(VOLUME), site.operator(Some("evil"))] {
+        let (reason, retry) = receiver.sidecar(&identity, import(1, 1)).await.denied().await;
+        assert!(!retry && reason.contains("may not import into volume acme/pg"), "{reason}");
+    }
+    let operator = site.operator(Some("acme"));
+    let mut source = Source::new("acme", 2);
+    let mut stream = receiver.sidecar(&operator, import(2, 2)).await;
+    stream.welcome().await;
+    source.replicate(&mut stream, "a", b"as found").await;
+    // One that lost its connection comes again before the receiver has noticed.
+    let mut again = receiver.sidecar(&operator, import(2, 2)).await;
+    again.welcome().await;
+    drop((stream, again));
+
+    // The sidecar of the same epoch goes on from there, and from then on an import is somebody else's older state.
+    let mut writer = receiver.sidecar(&site.sidecar(VOLUME), hello(VOLUME, 2, 3)).await;
+    assert_eq!(writer.welcome().await.digest[..], source.tree.digest().0);
+    let (reason, retry) = receiver.sidecar(&operator, import(2, 4)).await.denied().await;
+    assert!(!retry && reason.contains("has a writer"), "{reason}");
+    assert_eq!(receiver.sidecar(&operator, import(1, 5)).await.fenced().await, 2);
+    source.replicate(&mut writer, "b", b"undisturbed").await;
+    receiver.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_hello_that_cannot_be_is_refused_with_the_reason() {
     let site = Site::new();
     let receiver = site.start().await;
@@ -37,12 +66,12 @@ async fn a_hello_that_cannot_be_is_refused_with_the_reason() {
     let good = hello(VOLUME, 1, 1);
     let long = "x".repeat(limits::TEXT_MAX_BYTES + 1);
     for (hello, expected) in [
-        (tidelock_proto::wire::messages::Hello { version: 99, ..good.clone() }, "protocol version 99"),
+        (Hello { version: 99, ..good.clone() }, "protocol version 99"),
         (hello("../../etc", 1, 1), "must be written TENANT/NAME"),
         (hello("acme/..", 1, 1), "not a valid tenant or volume name"),
         (hello(VOLUME, 0, 1), "epoch 0"),
         (hello(VOLUME, u64::MAX, 1), "is none"),
-        (tidelock_proto::wire::messages::Hello { build: long, ..good }, "longer than"),
+        (Hello { build: long, ..good }, "longer than"),
     ] {
         let (reason, retry) = receiver.sidecar(&identity, hello).await.denied().await;
         assert!(!retry && reason.contains(expected), "{reason}");

@@ -67,6 +67,12 @@ pub(crate) struct Engine {
     pub(super) scan_took: Duration,
     /// Directories that the scan has listed.
     pub(super) listed: HashSet<FileId>,
+    /// Inodes of a tree from another directory that were not found here so far: see [`super::takeover`].
+    pub(super) elsewhere: HashSet<FileId>,
+    /// What differs is looked for page by page: see [`super::pages`].
+    pub(super) by_pages: bool,
+    /// So it is in the first comparison, wherever the tree is from.
+    import: bool,
     /// Directories the kernel refused to watch.
     pub(super) unwatched: BTreeSet<FileId>,
     /// Inodes whose change time could not be recorded when they were captured, with when that was and the time.
@@ -114,6 +120,9 @@ impl Engine {
             compared_since: None,
             scan_took: Duration::ZERO,
             listed: HashSet::new(),
+            elsewhere: HashSet::new(),
+            by_pages: false,
+            import: false,
             unwatched: BTreeSet::new(),
             unsettled: BTreeMap::new(),
             cores: 1,
@@ -136,6 +145,12 @@ impl Engine {
         self
     }
 
+    /// It is for an import: there is nobody whose cuts would be late.
+    pub(crate) fn for_import(mut self, import: bool) -> Self {
+        self.import = import;
+        self
+    }
+
     /// Starts over from a tree that both sides agree on; everything is compared with it. What was dirty under the
     /// former tree's ids is compared by content, whatever its times say.
     pub(super) fn start_from(&mut self, tree: Tree) -> Result<(), CutError> {
@@ -153,8 +168,16 @@ impl Engine {
         self.unsettled.clear();
         self.scrub.start_over();
         self.forget_mounts();
+        self.elsewhere.clear();
+        self.by_pages = self.import;
         match self.stage.get(FileId::ROOT) {
-            Some(_) => self.recognise_root()?,
+            Some(_) => {
+                if self.is_from_elsewhere() {
+                    self.expect_by_name();
+                    self.by_pages = true;
+                }
+                self.recognise_root()?;
+            }
             None => self.create_root()?,
         }
         let mapped = self.mapped.iter().flatten().copied();
@@ -187,6 +210,8 @@ impl Engine {
         }
         self.scanning = false;
         self.listed = HashSet::new();
+        self.elsewhere = HashSet::new();
+        self.by_pages = false;
     }
 
     /// Until when everything is known to be captured, if a drain that began at `started` found nothing. Where events tell of a

@@ -14,6 +14,7 @@ use super::{
     dirty::{FileDirt, Seen},
     engine::Engine,
     hurry,
+    pages::Different,
     ranges::RangeSet,
 };
 use crate::capture::{CaptureError, Found, Segment, barrier, data_segments, read_xattrs, write_back};
@@ -290,18 +291,30 @@ impl Engine {
         let parts: Vec<&[u8]> =
             whole.map(|(from, extent)| part(*from, from + u64::from(extent.len))).collect();
         let mut ids = hurry::ids(&self.packer, &parts, self.cores).into_iter();
-        let mut at = start;
+        let (mut at, mut different) = (start, Vec::new());
         for (offset, extent) in extents {
             let (from, to) = within(offset, &extent);
             if at < from {
                 self.stage_new(id, at, part(at, from))?;
             }
             if !is_whole(offset, &extent) || ids.next() != Some(extent.chunk.id) {
-                self.stage_refined(id, from, part(from, to))?;
+                let content = (from - start) as usize..(to - start) as usize;
+                let at = u64::from(extent.chunk.at) + (from - offset);
+                different.push(Different { offset: from, content, chunk: (extent.chunk.id, at) });
             }
             at = to;
         }
-        if at < end { self.stage_new(id, at, part(at, end)) } else { Ok(()) }
+        if at < end {
+            self.stage_new(id, at, part(at, end))?;
+        }
+        self.stage_different(id, content, different)
+    }
+
+    /// A run that differs, as it is.
+    pub(super) fn stage_run(&mut self, id: FileId, start: u64, content: &[u8]) -> Result<(), CutError> {
+        let mut pieces = Vec::new();
+        self.pack(content, true, false, &mut pieces);
+        self.write(id, start, pieces)
     }
 
     /// A run that the tree has nothing for: cut by content; it may be known elsewhere.
@@ -312,7 +325,7 @@ impl Engine {
     }
 
     /// An extent that changed somewhere: shipped in smaller parts, so that the next change there costs less.
-    fn stage_refined(&mut self, id: FileId, start: u64, content: &[u8]) -> Result<(), CutError> {
+    pub(super) fn stage_refined(&mut self, id: FileId, start: u64, content: &[u8]) -> Result<(), CutError> {
         let part = (content.len() as u64 / REFINE_PARTS).next_multiple_of(PAGE_BYTES).max(PAGE_BYTES);
         let mut pieces = Vec::new();
         for part in content.chunks(part as usize) {

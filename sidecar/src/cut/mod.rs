@@ -109,9 +109,11 @@ mod member;
 mod mounts;
 mod names;
 mod pace;
+mod pages;
 mod ranges;
 mod scrub;
 mod stage;
+mod takeover;
 #[cfg(test)]
 mod tests;
 

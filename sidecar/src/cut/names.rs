@@ -148,8 +148,14 @@ impl Engine {
             return Ok(());
         };
         let (id, created) = match self.stage.known(&found) {
-            Some(id) => (id, false),
-            None => self.adopt(fd, name)?,
+            Some(id) => {
+                self.elsewhere.remove(&id);
+                (id, false)
+            }
+            None => match self.take_over(before, &found)? {
+                Some(id) => (id, false),
+                None => self.adopt(fd, name)?,
+            },
         };
         if before != Some(id) {
             self.unresolved(hint);

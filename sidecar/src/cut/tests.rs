@@ -4,6 +4,7 @@
 mod excluded;
 mod healing;
 mod sizes;
+mod takeover;
 
 use std::{
     fs,
@@ -49,6 +50,7 @@ impl Rig {
             volume: "t/v".parse().unwrap(),
             epoch: Epoch::FIRST,
             raise_epoch: false,
+            import: false,
             instance: 1,
             tracker: "test".into(),
             window_bytes: 1 << 20,

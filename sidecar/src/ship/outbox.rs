@@ -11,10 +11,11 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::Mutex;
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use tidelock_proto::{
-    Op, PointId,
+    ChunkId, Op, PointId,
     point::Cut,
     wire::{
         messages::{Heartbeat, Left},
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{limits, pack::Packed};
 
-/// Where the cutter puts what is to be shipped. Never blocks; for one thread.
+/// Where the cutter puts what is to be shipped. Never blocks but for [`Outbox::pages`]; for one thread.
 pub struct Outbox {
     shared: Arc<Shared>,
 }
@@ -41,6 +42,8 @@ pub struct ShipEnd {
 
 pub(super) struct Shared {
     session: Mutex<Session>,
+    /// Wakes the cutter where it waits for an answer.
+    answered: Condvar,
     /// Wakes the connection.
     pub(super) wake: Notify,
     /// Wakes the cutter.
@@ -50,7 +53,8 @@ pub(super) struct Shared {
 /// Both ends of a new session. An error means that the system has no room for an eventfd.
 pub fn outbox(config: SessionConfig) -> io::Result<(Outbox, ShipEnd)> {
     let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let shared = Shared { session: Mutex::new(Session::new(config)), wake: Notify::new(), waker };
+    let session = Mutex::new(Session::new(config));
+    let shared = Shared { session, answered: Condvar::new(), wake: Notify::new(), waker };
     let shared = Arc::new(shared);
     Ok((Outbox { shared: shared.clone() }, ShipEnd { shared }))
 }
@@ -69,6 +73,25 @@ impl Outbox {
     /// A chunk that operations given later refer to. `ask`: the receiver may have it already, so ask before sending.
     pub fn chunk(&self, packed: Packed, ask: bool) {
         self.give(false, |session| session.handle_chunk(packed, ask));
+    }
+
+    /// What the pages of these chunks are, in their order (see [`tidelock_proto::chunk::page_sums`]); a list may be empty. `None` if the
+    /// receiver cannot be asked now. Waits for the answer.
+    pub fn pages(&self, ids: Vec<ChunkId>) -> Option<Vec<Bytes>> {
+        let by = Instant::now() + limits::PAGES_WITHIN;
+        let mut session = self.shared.session.lock();
+        session.handle_question(ids);
+        self.shared.wake.notify_one();
+        loop {
+            if let Some(answer) = session.take_answer() {
+                return answer;
+            }
+            if self.shared.answered.wait_until(&mut session, by).timed_out() {
+                session.handle_impatience();
+                self.shared.wake.notify_one();
+                return None;
+            }
+        }
     }
 
     /// Operations of the commit being built, in order.
@@ -140,6 +163,9 @@ impl Shared {
         let had_events = session.has_events();
         let result = work(&mut session);
         let wake = session.has_events() && !had_events;
+        if session.has_answer() {
+            self.answered.notify_one();
+        }
         drop(session);
         if wake {
             // It can only fail when the counter is at its end, and then the cutter is being woken.

@@ -122,6 +122,7 @@ fn hello(volume: &str) -> Open {
         build: "test".to_owned(),
         tracker: "exact".to_owned(),
         raise_epoch: false,
+        import: false,
     };
     Open { kind: Some(OpenKind::Hello(hello)) }
 }

@@ -23,6 +23,10 @@ impl Holdings for Chunks {
     fn chunk_len(&self, id: &ChunkId) -> Result<Option<u32>, StoreError> {
         Ok(self.0.get(id).copied())
     }
+
+    fn content(&self, id: &ChunkId) -> Option<Bytes> {
+        self.0.get(id).map(|len| vec![7; *len as usize].into())
+    }
 }
 
 /// A sidecar that keeps a tree of its own.

@@ -31,6 +31,7 @@ impl Session {
             build: env!("CARGO_PKG_VERSION").to_owned(),
             tracker: self.config.tracker.clone(),
             raise_epoch: self.config.raise_epoch,
+            import: self.config.import,
         };
         self.greeting = Some(Frame::Open(Open { kind: Some(OpenKind::Hello(hello)) }));
         self.phase = Phase::Greeting;
@@ -43,6 +44,7 @@ impl Session {
     pub fn handle_disconnected(&mut self, reason: String) {
         self.phase = Phase::Away;
         (self.deadline, self.greeting, self.reset, self.left) = (None, None, None, None);
+        self.lose_question();
         if self.end.is_none() {
             self.events.push(ShipEvent::Disconnected { reason });
         }
@@ -89,6 +91,7 @@ impl Session {
             (ToSidecarKind::Manifest(part), Phase::Manifest { .. }) => self.on_manifest(part),
             (ToSidecarKind::HaveReply(reply), Phase::Open) => self.on_reply(&reply),
             (ToSidecarKind::Ack(ack), Phase::Open) => self.on_ack(&ack),
+            (ToSidecarKind::Pages(pages), Phase::Open) => self.on_pages(pages),
             (ToSidecarKind::Leave(_), Phase::Open) => {
                 self.events.push(ShipEvent::Leave);
                 Ok(())

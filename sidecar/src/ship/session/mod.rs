@@ -19,6 +19,7 @@
 
 mod incoming;
 mod outgoing;
+mod pages;
 
 use std::time::Instant;
 
@@ -45,6 +46,8 @@ pub struct SessionConfig {
     pub epoch: Epoch,
     /// See [`crate::Config::raise_epoch`].
     pub raise_epoch: bool,
+    /// See [`crate::import`].
+    pub import: bool,
     /// Random for each process: tells a reconnecting sidecar from another one.
     pub instance: u64,
     /// The name of the tracker in use, for the receiver's status.
@@ -101,6 +104,7 @@ pub struct Session {
     heartbeat: Option<(Heartbeat, RecordPos, Instant)>,
     /// The answer to the question of this connection.
     left: Option<Left>,
+    question: pages::Question,
     /// Whether someone waits for the window to open.
     full: bool,
     finishing: bool,
@@ -128,6 +132,7 @@ impl Session {
             records: RecordQueue::default(),
             heartbeat: None,
             left: None,
+            question: pages::Question::Idle,
             full: false,
             finishing: false,
             stream_finished: false,
@@ -266,6 +271,7 @@ impl Session {
         self.chunks.clear();
         self.records.clear();
         self.heartbeat = None;
+        self.lose_question();
         self.base = None;
         self.accepting = false;
         self.finishing = false;

@@ -35,6 +35,9 @@ impl Session {
         if let Some(beat) = self.next_heartbeat(now) {
             return Some(Frame::of(ToReceiverKind::Heartbeat(beat)));
         }
+        if let Some(question) = self.next_page_question() {
+            return Some(question);
+        }
         if let Some(have) = self.chunks.next_question() {
             return Some(Frame::of(ToReceiverKind::Have(have)));
         }

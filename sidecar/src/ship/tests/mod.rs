@@ -12,7 +12,9 @@ use tidelock_proto::{
     Epoch, PointId, Seq,
     wire::{
         PROTOCOL_VERSION,
-        messages::{Ack, Denied, Fenced, HaveReply, Heartbeat, ToReceiverKind, ToSidecar, ToSidecarKind},
+        messages::{
+            Ack, Denied, Fenced, HaveReply, Heartbeat, Pages, ToReceiverKind, ToSidecar, ToSidecarKind,
+        },
     },
 };
 
@@ -64,6 +66,35 @@ fn the_hello_is_these_bytes() {
         b"exact",
     ];
     assert_eq!(hello, expected.concat());
+}
+
+#[test]
+fn a_question_about_pages_is_answered_or_given_up_with_its_connection() {
+    let mut pair = Pair::new();
+    pair.session.handle_question(vec![packed(1, 8).id]);
+    assert_eq!(pair.session.take_answer(), Some(None), "there is nobody to ask");
+    let mut pair = Pair::agreed();
+    let ids = vec![packed(1, 8).id, packed(2, 8).id];
+    pair.session.handle_question(ids.clone());
+    assert_eq!(pair.session.take_answer(), None);
+    pair.settle();
+    let answer = pair.session.take_answer().flatten().expect("an answer");
+    assert_eq!(answer, ids.iter().map(|id| id.0.to_vec()).collect::<Vec<_>>());
+    assert_eq!(pair.session.take_answer(), None, "it is answered once");
+
+    pair.session.handle_question(ids.clone());
+    while pair.session.poll_transmit(pair.now).is_some() {}
+    pair.disconnect(false);
+    assert_eq!(pair.session.take_answer(), Some(None));
+    pair.connect();
+    pair.settle();
+    pair.session.handle_question(ids);
+    while pair.session.poll_transmit(pair.now).is_some() {}
+    pair.session.handle_impatience();
+    assert!(pair.session.poll_reset().is_some(), "a late answer would be taken for one to another question");
+    let unasked = to_sidecar(ToSidecarKind::Pages(Pages { sums: Vec::new() }));
+    let mut pair = Pair::agreed();
+    assert!(matches!(pair.session.handle_frame(unasked), Err(SessionError::Unexpected(_))));
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub(super) fn config() -> SessionConfig {
         volume: "t/v".parse().expect("a name"),
         epoch: EPOCH,
         raise_epoch: false,
+        import: false,
         instance: 77,
         tracker: "exact".to_owned(),
         window_bytes: 64 << 10,
@@ -104,6 +105,11 @@ impl Receiver {
             }
             ToReceiverKind::Heartbeat(beat) => self.beats.push(beat),
             ToReceiverKind::Left(_) => panic!("nobody asked"),
+            ToReceiverKind::WantPages(want) => {
+                // Not what they are, but one for each.
+                let sums = want.ids.chunks(32).map(Bytes::copy_from_slice).collect();
+                self.send(ToSidecarKind::Pages(Pages { sums }));
+            }
         }
     }
 
