@@ -226,6 +226,34 @@ pub enum FailoverError {
         /// The first processes.
         by: String,
     },
+    /// There is nothing in a directory that is to be imported.
+    #[error("{} is empty: is the volume mounted there?", .0.display())]
+    NothingThere(PathBuf),
+    /// A directory that is to be imported is a copy that was not completed.
+    #[error(
+        "{} holds an unfinished copy of a point, and not what an old primary wrote: complete it with the command that began it", .0.display()
+    )]
+    HalfWritten(PathBuf),
+    /// No point is of the epoch that a directory was written in.
+    #[error(
+        "volume {volume} has no point of epoch {epoch} or before: --epoch is what the old primary's sidecar was started with"
+    )]
+    NoPointOfEpoch {
+        /// The volume.
+        volume: VolumeName,
+        /// What was asked for.
+        epoch: Epoch,
+    },
+    /// A volume has the name that a branch was to get.
+    #[error("volume {branch} is there already, and is not the branch of {of} at {base}: choose another name")]
+    NotThatBranch {
+        /// The volume that is there.
+        branch: VolumeName,
+        /// What was to be branched.
+        of: VolumeName,
+        /// Where.
+        base: PointId,
+    },
     /// It could not be found out who works in a directory.
     #[error("cannot find out who has files open there")]
     Openers(#[source] io::Error),
@@ -277,6 +305,9 @@ impl FailoverError {
                 | Self::Unverified(_)
                 | Self::Connected(_)
                 | Self::InUse { .. }
+                | Self::NothingThere(_)
+                | Self::HalfWritten(_)
+                | Self::NotThatBranch { .. }
                 | Self::Reconcile(
                     ReconcileError::NotEmpty(_)
                         | ReconcileError::Unfinished { .. }

@@ -5,6 +5,7 @@
 
 mod access;
 mod at;
+mod branch;
 mod browse;
 mod clone;
 mod error;
@@ -27,6 +28,7 @@ mod verify;
 
 pub use access::Access;
 pub use at::{At, AtError};
+pub use branch::{Begun, BranchReport, begin_branch, branches, check_old_primary};
 pub use browse::{
     CatReport, Change, ChangeKind, DiffReport, Entry, EntryKind, FindOptions, FindReport, FoundReport,
     LsReport, PathError, Span, StatsReport, VolumePath, cat, diff, find, ls, stats,

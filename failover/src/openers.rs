@@ -13,6 +13,9 @@ use std::{
 
 use rustix::fs::{major, makedev, minor};
 use serde::Serialize;
+use tidelock_receiver::reconcile::ReconcileError;
+
+use crate::error::FailoverError;
 
 /// A process that has something open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,6 +33,20 @@ pub struct Openers {
     pub processes: Vec<Opener>,
     /// Processes that could not be looked at.
     pub unseen: u64,
+}
+
+/// Looks who works in a directory; somebody there is an error unless it is to be done by `force`.
+pub(crate) fn at_rest(directory: &Path, force: bool) -> Result<Openers, FailoverError> {
+    if !directory.is_dir() {
+        return Err(ReconcileError::NotDirectory(directory.to_owned()).into());
+    }
+    let openers = openers(directory).map_err(FailoverError::Openers)?;
+    if !openers.processes.is_empty() && !force {
+        let list = |process: &Opener| format!("{} ({})", process.name, process.pid);
+        let by = openers.processes.iter().take(5).map(list).collect::<Vec<_>>().join(", ");
+        return Err(FailoverError::InUse { directory: directory.to_owned(), by });
+    }
+    Ok(openers)
 }
 
 /// Looks at all processes. The directory is walked within its file system.

@@ -13,7 +13,7 @@ use crate::{
     access::Access,
     at::At,
     error::FailoverError,
-    openers::{Openers, openers},
+    openers::{Openers, at_rest},
     report::PointReport,
     restore::{Event, RestoreOptions, restore},
 };
@@ -66,12 +66,7 @@ pub fn rollback(
     if known.live.as_ref().is_some_and(|live| live.connected) && !options.force {
         return Err(FailoverError::Connected(volume.clone()));
     }
-    let openers = openers(directory).map_err(FailoverError::Openers)?;
-    if !openers.processes.is_empty() && !options.force {
-        let list = |process: &crate::openers::Opener| format!("{} ({})", process.name, process.pid);
-        let by = openers.processes.iter().take(5).map(list).collect::<Vec<_>>().join(", ");
-        return Err(FailoverError::InUse { directory: directory.to_owned(), by });
-    }
+    let openers = at_rest(directory, options.force)?;
     let whole = RestoreOptions {
         at: options.at.clone(),
         accept_fuzzy: options.accept_fuzzy,

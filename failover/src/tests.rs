@@ -1,6 +1,8 @@
 //! Points, restore and promotion on a real store without a receiver.
 #![allow(clippy::unwrap_used)]
 
+mod branch;
+
 use std::{
     fs,
     path::{Path, PathBuf},

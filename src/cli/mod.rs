@@ -23,6 +23,7 @@ mod promote;
 mod receiver;
 mod restore;
 mod rollback;
+mod seed;
 mod shell;
 mod sidecar;
 mod signals;
@@ -60,6 +61,8 @@ enum Command {
     Promote(promote::Args),
     Move(promote::Move),
     Rollback(rollback::Args),
+    Seed(seed::Args),
+    Branches(seed::Branches),
     Clone(clone::Args),
     Hold(hold::Hold),
     Release(hold::Release),
@@ -111,6 +114,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Promote(args) => promote::run(&args),
         Command::Move(args) => promote::run_move(args),
         Command::Rollback(args) => rollback::run(&args),
+        Command::Seed(args) => seed::run(&args),
+        Command::Branches(args) => seed::run_branches(&args),
         Command::Clone(args) => clone::run(&args),
         Command::Hold(args) => hold::run_hold(&args),
         Command::Release(args) => hold::run_release(&args),

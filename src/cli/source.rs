@@ -55,6 +55,16 @@ impl Source {
         Some(Box::new(move || Access::remote(&receiver, &identity)))
     }
 
+    /// The receiver that has to run, and the operator's identity.
+    pub(crate) fn running(&self) -> Result<(&str, &Path), Failure> {
+        match (&self.store, &self.receiver, &self.identity) {
+            (None, Some(receiver), Some(identity)) => Ok((receiver, identity)),
+            _ => Err(Failure::usage(
+                "this needs a running receiver: give --receiver HOST:PORT and --identity DIR",
+            )),
+        }
+    }
+
     /// What the next command needs to reach the same receiver, as far as it is known.
     pub(crate) fn receiver(&self) -> Option<&str> {
         if self.store.is_none() { self.receiver.as_deref() } else { None }

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod needs;
 pub mod paths;
 pub mod pg;
+pub mod places;
 pub mod process;
 pub mod procfs;
 pub mod s3;

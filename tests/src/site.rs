@@ -175,6 +175,23 @@ impl Site {
         Receiver { process, listen: lines[0].clone(), http: lines[1].clone() }
     }
 
+    /// Starts another receiver, with the store `store` of the site, at this address of the place where this thread is.
+    pub fn receiver_at(&self, store: &str, address: &str) -> Receiver {
+        let identity = self.path(&format!("{store}.id"));
+        if !identity.exists() {
+            self.issue("receiver", &["--ip", address], &format!("{store}.id"));
+        }
+        let (port_file, log) = self.files("receiver");
+        let listen = format!("{address}:0");
+        let mut command =
+            self.tidelock(["receiver", "--listen", &listen, "--http", "127.0.0.1:0", "--store"]);
+        command.arg(self.path(store)).arg("--identity").arg(identity);
+        command.args(["--keep", "all:forever"]).arg("--port-file").arg(&port_file);
+        let mut process = Process::spawn("receiver", &mut command, &log);
+        let lines = ports(&mut process, &port_file, 2);
+        Receiver { process, listen: lines[0].clone(), http: lines[1].clone() }
+    }
+
     /// A sidecar of [`VOLUME`] that is yet to be started.
     pub fn sidecar<'a>(&'a self, receiver: &Receiver, volume_dir: &Path) -> SidecarPlan<'a> {
         self.sidecar_at(&receiver.listen, volume_dir)

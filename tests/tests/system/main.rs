@@ -13,6 +13,7 @@ mod full;
 mod groups;
 mod harness;
 mod healing;
+mod home;
 mod identity;
 mod idle;
 mod image;
