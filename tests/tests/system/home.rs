@@ -63,10 +63,15 @@ fn the_way_home_takes_only_what_differs_and_loses_nothing() {
     // A primary at home, its standby away.
     places.away.enter();
     let mut away = site.receiver_at("away", places.away.address);
-    away.process.allow("promoted").allow("fenced").allow("disconnected").allow("epoch 1");
+    away.process
+        .allow("promoted")
+        .allow("fenced")
+        .allow("disconnected")
+        .allow("epoch 1")
+        .allow("sendmsg error");
     places.home.enter();
     let mut primary = site.sidecar(&away, &old).start();
-    primary.process.allow("fenced").allow("not connected");
+    primary.process.allow("fenced").allow("not connected").allow("sendmsg error");
     primary.settle(4 * SOON);
     let acknowledged = site.path("acknowledged");
     assert!(Command::new("cp").arg("-a").arg(&old).arg(&acknowledged).status().expect("cp runs").success());

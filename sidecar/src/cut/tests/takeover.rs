@@ -53,7 +53,7 @@ fn a_change_costs_the_extent_it_is_in() {
     here.engine.start_from(tree).unwrap();
     here.settle();
     let sent = packed_bytes(&here);
-    assert!((1..=tidelock_proto::limits::CHUNK_MAX_BYTES as usize).contains(&sent), "{sent} bytes");
+    assert!((1..=tidelock_proto::limits::CHUNK_MAX_BYTES).contains(&sent), "{sent} bytes");
     here.engine.tap.extend(tap);
     here.assert_equal();
 }
