@@ -88,8 +88,12 @@ impl Stage {
         self.hard_linked.iter().copied().collect()
     }
 
+    /// The inode of the tree that has this number on the volume. Numbers that it had in another directory stay behind, and mean other
+    /// files of the file system by now: what is announced of those is not its own.
     pub(crate) fn at_inode(&self, inode: u64) -> Option<FileId> {
-        self.by_inode.get(&inode).copied().filter(|id| self.tree.get(*id).is_some())
+        let has_number =
+            |id: &FileId| self.tree.get(*id).is_some_and(|known| known.meta.origin.inode == inode);
+        self.by_inode.get(&inode).copied().filter(has_number)
     }
 
     pub(crate) fn get(&self, id: FileId) -> Option<&Inode> {

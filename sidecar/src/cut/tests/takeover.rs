@@ -5,7 +5,7 @@ use std::process::Command;
 use tidelock_proto::chunk::page_sums;
 
 use super::*;
-use crate::cut::pages::sums_from;
+use crate::{cut::pages::sums_from, watch::Event};
 
 /// A copy of a directory, with times and links, and a tree of the former.
 fn pair(change: impl Fn(&Rig)) -> (Rig, Tree, std::collections::HashMap<tidelock_proto::ChunkId, Vec<u8>>) {
@@ -56,6 +56,20 @@ fn a_change_costs_the_extent_it_is_in() {
     assert!((1..=tidelock_proto::limits::CHUNK_MAX_BYTES).contains(&sent), "{sent} bytes");
     here.engine.tap.extend(tap);
     here.assert_equal();
+}
+
+#[test]
+fn what_is_written_in_the_other_directory_is_not_taken_for_a_change() {
+    let (mut here, tree, _) = pair(|rig| fs::write(rig.root.join("file"), "the same in both").unwrap());
+    let id = tree.lookup(FileId::ROOT, &Name::new(b"file").unwrap()).unwrap();
+    let there = tree.get(id).unwrap().meta.origin.inode;
+    here.engine.start_from(tree).unwrap();
+    here.settle();
+    let written = |inode| Event::Range { inode, offset: 0, len: 4096 };
+    here.engine.absorb(written(there));
+    assert!(here.engine.dirty.is_empty(), "the file has another number by now");
+    here.engine.absorb(written(fs::metadata(here.root.join("file")).unwrap().ino()));
+    assert!(here.engine.dirty.concerns(id));
 }
 
 #[test]
