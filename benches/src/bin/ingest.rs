@@ -177,6 +177,7 @@ async fn open(connection: &Connection, number: u64) -> Result<(FrameWriter, Fram
         build: "bench".to_owned(),
         tracker: "exact".to_owned(),
         raise_epoch: false,
+        import: false,
     };
     writer.send(&Open { kind: Some(OpenKind::Hello(hello)) }).await?;
     match reader.next::<ToSidecar>().await?.and_then(|frame| frame.kind) {
