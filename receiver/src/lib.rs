@@ -1,6 +1,7 @@
 //! The receiver: ingest → log → journal → image → open a point.
 
 pub mod archive;
+mod background;
 mod catalogue;
 mod config;
 mod error;

@@ -177,8 +177,8 @@ pub const IMAGE_IDLE: Duration = Duration::from_secs(5);
 pub const IMAGE_RETRY: Duration = Duration::from_secs(10);
 /// up to this.
 pub const IMAGE_RETRY_MAX: Duration = Duration::from_secs(5 * 60);
-/// Below the priority of what acknowledges.
-pub const IMAGE_NICE: i32 = 5;
+/// By how much the threads of what nobody waits for stand back behind what acknowledges.
+pub const BACKGROUND_NICE: i32 = 10;
 /// How long an operator waits for an image that follows to be at the newest point.
 pub const IMAGE_ASK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Questions to one image that wait.

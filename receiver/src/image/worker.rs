@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, info_span, warn};
 
 use super::{Given, ImageError, ImageState, follower::Follower};
-use crate::limits;
+use crate::{background, limits};
 
 /// Somebody wants the image at the newest point.
 pub(super) struct Question {
@@ -95,11 +95,9 @@ pub(super) fn spawn(
     let worker = Worker { follower, slot, retry: limits::IMAGE_RETRY, settled: Instant::now() };
     let run = move || {
         let _span = info_span!("image", %volume).entered();
-        // A nicer thread than none if it is not allowed, which it always is.
-        let _ = rustix::process::nice(limits::IMAGE_NICE);
         worker.run();
     };
-    std::thread::Builder::new().name("image".to_owned()).spawn(run).map_err(|error| error.to_string())
+    background::spawn("image", run).map_err(|error| error.to_string())
 }
 
 struct Worker {

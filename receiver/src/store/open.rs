@@ -27,6 +27,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
+    background,
     catalogue::{Catalogue, Known, decode_point},
     index::{Encrypted, Index, Put, Table, key},
     limits,
@@ -289,22 +290,18 @@ fn start(
         space: super::space::Space { cap_bytes: options.cap_bytes, reserve_bytes: options.reserve_bytes },
         stopping: Default::default(),
     });
-    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-        Some(thread.expect("the system can start a thread"))
-    };
+    let started = |thread: std::io::Result<_>| Some(thread.expect("the system can start a thread"));
     let writer = Writer::new(shared.clone(), writer, volumes);
     let (for_writer, for_index, for_checkpoints) = (shared.clone(), shared.clone(), shared.clone());
     let threads = Threads {
-        writer: spawn(
-            "store-writer",
-            Box::new(move || {
-                let _guard = PanicGuard(for_writer);
-                writer.run();
-            }),
-        ),
-        checkpoints: spawn("store-checkpoint", Box::new(move || checkpoint::run(&for_checkpoints))),
-        index: spawn("store-index", Box::new(move || for_index.index.run())),
+        writer: started(std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            let _guard = PanicGuard(for_writer);
+            writer.run();
+        })),
+        checkpoints: started(background::spawn("store-checkpoint", move || {
+            checkpoint::run(&for_checkpoints)
+        })),
+        index: started(background::spawn("store-index", move || for_index.index.run())),
     };
     let queue_kib = u32::try_from(options.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
     let room = Arc::new(Semaphore::new(queue_kib as usize));
