@@ -42,6 +42,10 @@ struct Check {
     /// Copy the point, though it could be mounted: then all of it is read
     #[arg(long)]
     copy: bool,
+    /// How far this and the command stand back where others need every processor: 0 not at all, 19 most. The time it takes is then
+    /// the longer the busier the machine is
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(i32).range(0..=19))]
+    nice: i32,
     /// Do not write the result on the point. A point with a result is kept by retention, like every named one
     #[arg(long)]
     no_record: bool,
@@ -95,6 +99,11 @@ pub(crate) struct Drill {
 }
 
 impl Check {
+    /// Of this thread, and so of all that it starts: the command too.
+    fn stand_back(&self) -> Result<(), Failure> {
+        Ok(rustix::process::setpriority_process(None, self.nice).context("cannot set --nice")?)
+    }
+
     fn options(&self, at: At, keep: bool) -> RehearseOptions {
         RehearseOptions {
             at,
@@ -110,6 +119,7 @@ impl Check {
 
 pub(crate) fn test(args: &Test) -> Result<(), Failure> {
     let check = &args.check;
+    check.stand_back()?;
     let access = Arc::new(check.source.open()?);
     let bar = output::Bar::new(check.json);
     let options = check.options(args.at.clone(), args.keep);
@@ -172,6 +182,7 @@ struct Tally {
 }
 
 pub(crate) fn drill(args: &Drill) -> Result<(), Failure> {
+    args.check.stand_back()?;
     let stopped = signals::stopped()?;
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let mut rounds = 0;
