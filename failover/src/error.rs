@@ -139,6 +139,23 @@ pub enum FailoverError {
          --accept unverified promotes it nevertheless"
     )]
     Unverified(VolumeName),
+    /// No promotion can be taken back.
+    #[error(
+        "no window of volume {0} is open: it was not promoted with --window, or that promotion was committed, or taken back and followed by another"
+    )]
+    NoWindow(VolumeName),
+    /// A promotion can no longer be taken back.
+    #[error(
+        "the window in which the promotion of volume {volume} to epoch {epoch} could be taken back ended at {until}: `tidelock move` is the way to another primary"
+    )]
+    WindowOver {
+        /// The volume.
+        volume: VolumeName,
+        /// The epoch of the promotion.
+        epoch: Epoch,
+        /// When it ended, RFC 3339.
+        until: String,
+    },
     /// The copy could not be written; the epoch has not risen.
     #[error(
         "point {point} could not be written, so nobody was fenced; run this again, or choose an earlier point with --at \
@@ -305,6 +322,8 @@ impl FailoverError {
                 | Self::Unverified(_)
                 | Self::Connected(_)
                 | Self::InUse { .. }
+                | Self::NoWindow(_)
+                | Self::WindowOver { .. }
                 | Self::NothingThere(_)
                 | Self::HalfWritten(_)
                 | Self::NotThatBranch { .. }

@@ -25,6 +25,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod window;
 
 pub use access::Access;
 pub use at::{At, AtError};
@@ -50,3 +51,4 @@ pub use report::{ImageReport, PointReport, VolumeReport, points, status};
 pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
 pub use verify::{FindingReport, VerifyReport, VerifyStep, verify};
+pub use window::{CommitReport, UnpromoteReport, WindowReport, commit, next_after_unpromote, unpromote};

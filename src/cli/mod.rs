@@ -33,6 +33,7 @@ mod status;
 mod store;
 mod verify;
 mod watchdog;
+mod window;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -60,6 +61,8 @@ enum Command {
     Mount(mount::Args),
     Promote(promote::Args),
     Move(promote::Move),
+    Commit(window::Commit),
+    Unpromote(window::Unpromote),
     Rollback(rollback::Args),
     Seed(seed::Args),
     Branches(seed::Branches),
@@ -113,6 +116,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Move(args) => promote::run_move(args),
+        Command::Commit(args) => window::run_commit(&args),
+        Command::Unpromote(args) => window::run_unpromote(&args),
         Command::Rollback(args) => rollback::run(&args),
         Command::Seed(args) => seed::run(&args),
         Command::Branches(args) => seed::run_branches(&args),

@@ -1,6 +1,6 @@
 //! `tidelock promote`: the standby becomes the primary.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use tidelock_failover::{
     Access, At, PromoteOptions, PromotePlan, PromoteReport, plan_promotion, prepare_promotion,
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// With --store: the receiver's --image directory, whose image of the newest point is taken by rename instead of writing a copy
     #[arg(long, value_name = "DIR", requires = "store")]
     image: Option<PathBuf>,
+    /// For how long `tidelock unpromote` can give the volume back to the old primary, unless `tidelock commit` ends that
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    window: Option<Duration>,
     /// Say what would be done, and whether it would be refused; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -61,6 +64,9 @@ pub(crate) struct Move {
     /// Do not read files of the right size and modification time
     #[arg(long)]
     trust_mtime: bool,
+    /// For how long `tidelock unpromote` can give the volume back to the old primary, unless `tidelock commit` ends that
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    window: Option<Duration>,
     /// Say what would be done, and whether it would be refused; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -72,9 +78,9 @@ pub(crate) struct Move {
 }
 
 pub(crate) fn run_move(args: Move) -> Result<(), Failure> {
-    let Move { volume, to, also, overwrite, trust_mtime, dry_run, json, source } = args;
+    let Move { volume, to, also, overwrite, trust_mtime, window, dry_run, json, source } = args;
     let target = Target { volume, to, at: At::Latest, accept: Vec::new(), overwrite, trust_mtime, json };
-    with(&Args { target, also, copy: false, image: None, dry_run, source }, true)
+    with(&Args { target, also, copy: false, image: None, window, dry_run, source }, true)
 }
 
 fn parse_also(text: &str) -> Result<(VolumeName, PathBuf), String> {
@@ -96,6 +102,7 @@ fn with(args: &Args, planned: bool) -> Result<(), Failure> {
         trust_mtime: target.trust_mtime,
         copy: args.copy,
         planned,
+        window: args.window,
     };
     let mut volumes = vec![(target.volume.clone(), target.to.clone())];
     volumes.extend(args.also.iter().cloned());
@@ -125,6 +132,7 @@ fn with(args: &Args, planned: bool) -> Result<(), Failure> {
     }
     output::print("\nStart the application there. To protect it from now on:");
     output::print(&format!("  {next_command}"));
+    print_window(&reports);
     Ok(())
 }
 
@@ -175,7 +183,7 @@ fn dry_run(
     Ok(())
 }
 
-fn one_or_all<T: serde::Serialize>(all: &[T]) -> Result<(), Failure> {
+pub(crate) fn one_or_all<T: serde::Serialize>(all: &[T]) -> Result<(), Failure> {
     match all {
         [one] => Ok(output::json(one)?),
         all => Ok(output::json(&all)?),
@@ -216,6 +224,22 @@ fn print_plan(plan: &PromotePlan) {
         ("looked up", format!("{} chunks, all there", plan.chunks_checked)),
         ("RPO", format!("{} ({})", duration(plan.rpo_ms), basis(plan.rpo_known, plan.behind_bytes))),
     ]);
+}
+
+/// How to go back, and how to end that.
+fn print_window(reports: &[PromoteReport]) {
+    let names: Vec<&str> = reports.iter().map(|report| report.volume.as_str()).collect();
+    if let Some(window) = reports.iter().find_map(|report| report.window.as_ref()) {
+        output::print(&format!("\nUntil {} this gives it back to the old primary:", window.until));
+        output::print(&format!("  tidelock unpromote {}", names.join(" ")));
+        output::print("and this says that it is for good:");
+        output::print(&format!("  tidelock commit {}", names.join(" ")));
+    }
+    for report in reports {
+        if let Some(reason) = &report.window_missed {
+            eprintln!("tidelock: the promotion of {} cannot be taken back: {reason}", report.volume);
+        }
+    }
 }
 
 fn print(report: &PromoteReport) {

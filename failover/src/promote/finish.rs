@@ -19,6 +19,7 @@ use crate::{
     error::FailoverError,
     report::{Choice, choose},
     restore::{Event, Step, millis, write},
+    window,
 };
 
 impl Prepared {
@@ -42,6 +43,7 @@ impl Prepared {
         events(Event::Step(Step::Fence));
         let resumed = is_promoted_to(&self.choice);
         let current = self.choice.volume.epoch;
+        let before = self.choice.volume.last.as_ref().map_or(copied, |last| last.id);
         let old_epoch = if resumed { current.0 - 1 } else { current.0 };
         let (epoch, later) = match resumed {
             true => (current, None),
@@ -51,6 +53,11 @@ impl Prepared {
             self.choice = later;
         }
         let fence_ms = millis(begun);
+        // What fails here must not keep anybody from being primary.
+        let window = self.options.window.map(|window| {
+            let epochs = (Epoch(old_epoch), epoch);
+            window::open(access, &self.volume, epochs, before, window, SystemTime::now())
+        });
         events(Event::Step(Step::Difference));
         let mut taken = None;
         let settled = match self.image {
@@ -66,6 +73,11 @@ impl Prepared {
         let mut report =
             self.report((old_epoch, epoch), resumed, difference, fence_ms, millis(begun) - fence_ms);
         report.image = taken;
+        match window {
+            Some(Ok(window)) => report.window = Some(window),
+            Some(Err(missed)) => report.window_missed = Some(missed.to_string()),
+            None => {}
+        }
         Ok(report)
     }
 
@@ -151,6 +163,8 @@ impl Prepared {
             work: self.work,
             difference,
             image: None,
+            window: None,
+            window_missed: None,
             image_missed: match self.image {
                 ImageUse::Ready => None,
                 ImageUse::Copy(missed) => missed,

@@ -22,7 +22,10 @@ mod plan;
 mod prepare;
 mod target;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Serialize;
 use tidelock_proto::VolumeName;
@@ -37,6 +40,7 @@ use crate::{
     error::FailoverError,
     report::{Choice, PointReport},
     restore::Event,
+    window::WindowReport,
 };
 
 /// What to promote, and how.
@@ -56,6 +60,8 @@ pub struct PromoteOptions {
     pub copy: bool,
     /// A planned move: the old primary's sidecar stops its application and takes a last cut, which is what is promoted.
     pub planned: bool,
+    /// For how long it can be taken back; see [`crate::unpromote`].
+    pub window: Option<Duration>,
 }
 
 /// What was lost and how long it took.
@@ -114,6 +120,10 @@ pub struct PromoteReport {
     pub image: Option<PathBuf>,
     /// Why a hot image did not, if the receiver keeps them.
     pub image_missed: Option<String>,
+    /// Until when it can be taken back, if that was asked for.
+    pub window: Option<WindowReport>,
+    /// Why it cannot be, although that was asked for.
+    pub window_missed: Option<String>,
     /// The command that protects the new primary.
     pub next_command: String,
 }
@@ -145,14 +155,20 @@ fn is_promoted_to(choice: &Choice) -> bool {
 /// The command that protects these volumes together from now on. They may be at different epochs; the highest is taken, and
 /// the receiver raises the others to it.
 pub fn next_command(reports: &[PromoteReport]) -> String {
-    let epoch = reports.iter().map(|report| report.epoch).max().unwrap_or(1);
-    let line =
-        command(reports.iter().map(|report| (report.volume.clone(), report.directory.as_path())), epoch);
-    let raise = reports.iter().any(|report| report.epoch < epoch);
+    let volumes =
+        reports.iter().map(|report| (report.volume.clone(), report.directory.as_path(), report.epoch));
+    together(volumes.collect())
+}
+
+/// The command for volumes, their directories, and the epochs they are at.
+pub(crate) fn together(volumes: Vec<(String, &Path, u64)>) -> String {
+    let epoch = volumes.iter().map(|(.., epoch)| *epoch).max().unwrap_or(1);
+    let raise = volumes.iter().any(|(.., at)| *at < epoch);
+    let line = command(volumes.into_iter().map(|(volume, directory, _)| (volume, directory)), epoch);
     if raise { format!("{line} --raise-epoch") } else { line }
 }
 
-fn command<'a>(volumes: impl Iterator<Item = (String, &'a Path)>, epoch: u64) -> String {
+pub(crate) fn command<'a>(volumes: impl Iterator<Item = (String, &'a Path)>, epoch: u64) -> String {
     let volumes: String =
         volumes.map(|(volume, directory)| format!(" --volume {volume}={}", directory.display())).collect();
     format!("tidelock sidecar{volumes} --epoch {epoch} --receiver HOST:PORT --identity DIR")

@@ -29,3 +29,4 @@ mod peers;
 mod postgres;
 mod roundtrip;
 mod space;
+mod window;
