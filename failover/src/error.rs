@@ -52,6 +52,9 @@ pub enum FailoverError {
     /// The runtime for the connection could not be started.
     #[error("cannot start")]
     Start(#[source] std::io::Error),
+    /// Only a running receiver can do it.
+    #[error("{0} needs a running receiver: it is what sidecars and the archive are connected to")]
+    NeedsReceiver(&'static str),
     /// The directory is not a store.
     #[error("{} is not a store: it has no log", .0.display())]
     NotAStore(PathBuf),

@@ -25,6 +25,10 @@ pub struct VerifyReport {
     pub checkpoints: u64,
     /// Points that cannot be restored whole.
     pub damaged_points: u64,
+    /// Chunks that sidecars have sent again, in a repair.
+    pub resent_chunks: u64,
+    /// Bytes of the log that were written again from the archive, in a repair.
+    pub restored_bytes: u64,
     /// What is wrong. Nothing, if the store is whole.
     pub findings: Vec<FindingReport>,
 }
@@ -63,17 +67,19 @@ pub enum VerifyStep {
     Points(u64, u64),
 }
 
-/// Re-reads the whole log and replays one volume, or all that the operator may see. That damage was found is no error.
+/// Re-reads the whole log and replays one volume, or all that the operator may see. That damage was found is no error. With `repair` a
+/// running receiver first fetches what is damaged from where it still is, and the report is of what is left.
 pub fn verify(
     access: &Access,
     volume: Option<&VolumeName>,
+    repair: bool,
     progress: &dyn Fn(VerifyStep),
 ) -> Result<VerifyReport, FailoverError> {
     if let Some(volume) = volume {
         access.volume(volume)?;
     }
     let mut report = VerifyReport::default();
-    let summary = access.verify(volume, &mut |told| match told {
+    let summary = access.verify(volume, repair, &mut |told| match told {
         Told::Progress(at) if at.points => progress(VerifyStep::Points(at.done, at.total)),
         Told::Progress(at) => progress(VerifyStep::Log(at.done, at.total)),
         Told::Finding(finding) => report.findings.push(finding_report(finding)),
@@ -86,6 +92,8 @@ pub fn verify(
         points: summary.points,
         checkpoints: summary.checkpoints,
         damaged_points: summary.damaged_points,
+        resent_chunks: summary.resent_chunks,
+        restored_bytes: summary.restored_bytes,
         ..report
     })
 }

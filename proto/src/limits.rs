@@ -27,6 +27,8 @@ pub const OPS_FRAME_BYTES: usize = 256 * 1024;
 pub const PIECES_PER_OP_MAX: usize = 1024;
 /// Operations of one commit, encoded, in bytes. Bounds what the receiver holds for a commit that is still arriving.
 pub const COMMIT_OPS_MAX_BYTES: usize = 512 * 1024 * 1024;
+/// Chunks that are asked for again at once: so many of the longest fit a window.
+pub const RESEND_MAX: usize = 64;
 /// Chunk ids in one `Have` question.
 pub const HAVE_BATCH_MAX: usize = 1024;
 /// Chunk ids in one `WantPages` question. The answer has [`PAGE_SUM_BYTES`] for each page of them: at most a quarter of a frame.

@@ -241,6 +241,8 @@ pub const USAGE_CHUNKS_MAX: usize = 4 * 1024 * 1024;
 pub const VERIFY_AT_ONCE: usize = 1;
 /// What a verification has found and nobody has taken yet, in events; then it waits.
 pub const VERIFY_EVENTS: usize = 64;
+/// How long a sidecar may take to send chunks again.
+pub const RESEND_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes of the log, and points, between two words about how far it has come.
 pub const VERIFY_PROGRESS_BYTES: u64 = 16 * 1024 * 1024;
 /// See [`VERIFY_PROGRESS_BYTES`].

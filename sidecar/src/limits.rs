@@ -100,6 +100,9 @@ pub const UNREADABLE_RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Where directories cannot be watched the whole volume is compared again, after this many times as long as that takes.
 pub const RETRY_AFTER_SCANS: u32 = 10;
 
+/// Places of the volume in which a chunk is looked for that the receiver has lost: enough for one that files share.
+pub const RESEND_PLACES_MAX: usize = 16;
+
 // An import.
 
 /// How long it may take: as good as for ever, in a clock that can still add it to now.

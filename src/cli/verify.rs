@@ -14,6 +14,9 @@ use super::{
 pub(crate) struct Args {
     /// Replay only this volume, as TENANT/NAME; the log is read whole in any case
     volume: Option<VolumeName>,
+    /// Fetch what is damaged again: from the receiver's archive, and chunks from the sidecars that are connected. What is told is what is left
+    #[arg(long)]
+    repair: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -24,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let access = args.source.open()?;
     let bar = output::Bar::new(args.json);
-    let done = verify(&access, args.volume.as_ref(), &|step| match step {
+    let done = verify(&access, args.volume.as_ref(), args.repair, &|step| match step {
         VerifyStep::Log(done, total) => bar.at("reading the log", done, total, true),
         VerifyStep::Points(done, total) => bar.at("replaying points", done, total, false),
     });
@@ -46,14 +49,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn print(report: &VerifyReport) {
-    output::facts(&[
+    let mut facts = vec![
         ("log", format!("{} in {} records", output::bytes(report.log_bytes), report.records)),
         ("chunks", report.chunks.to_string()),
         ("volumes", report.volumes.to_string()),
         ("points", format!("{}, {} of them damaged", report.points, report.damaged_points)),
         ("checkpoints", report.checkpoints.to_string()),
         ("findings", report.findings.len().to_string()),
-    ]);
+    ];
+    if report.resent_chunks > 0 {
+        facts.push(("sent again", format!("{} chunks", report.resent_chunks)));
+    }
+    if report.restored_bytes > 0 {
+        facts.push(("from the archive", output::bytes(report.restored_bytes)));
+    }
+    output::facts(&facts);
     if !report.findings.is_empty() {
         let rows: Vec<_> = report.findings.iter().map(row).collect();
         output::table(["VOLUME", "POINTS", "FIRST", "LAST", "FILE", "WHAT"], &rows);

@@ -193,14 +193,17 @@ impl Access {
         }
     }
 
-    /// Re-reads the log and replays a volume, or all, and tells what is found while it runs.
+    /// Re-reads the log and replays a volume, or all, and tells what is found while it runs; with `repair`, what is left after what
+    /// the receiver could do about it.
     pub(crate) fn verify(
         &self,
         name: Option<&VolumeName>,
+        repair: bool,
         told: &mut dyn FnMut(Told),
     ) -> Result<Summary, FailoverError> {
         match &self.0 {
-            Kind::Remote(remote) => remote.verify(name, told),
+            Kind::Remote(remote) => remote.verify(name, repair, told),
+            Kind::Direct(_) if repair => Err(FailoverError::NeedsReceiver("--repair")),
             Kind::Direct(direct) => direct.verify(name, told),
         }
     }

@@ -222,8 +222,13 @@ impl Remote {
         image.ok_or(FailoverError::Answer)
     }
 
-    pub(super) fn verify(&self, name: Option<&VolumeName>, told: &mut dyn FnMut(Told)) -> Result<Summary> {
-        let request = VerifyRequest { volume: name.map(ToString::to_string) };
+    pub(super) fn verify(
+        &self,
+        name: Option<&VolumeName>,
+        repair: bool,
+        told: &mut dyn FnMut(Told),
+    ) -> Result<Summary> {
+        let request = VerifyRequest { volume: name.map(ToString::to_string), repair };
         let mut summary = None;
         self.ask(RequestKind::Verify(request), |reply| {
             match reply {

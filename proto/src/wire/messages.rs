@@ -51,7 +51,7 @@ pub struct Hello {
 /// Sidecar to receiver, after `Hello`.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToReceiver {
-    #[prost(oneof = "ToReceiverKind", tags = "1, 2, 3, 4, 5, 6, 7, 9")]
+    #[prost(oneof = "ToReceiverKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<ToReceiverKind>,
 }
 
@@ -73,6 +73,9 @@ pub enum ToReceiverKind {
     /// Answers `Leave`.
     #[prost(message, tag = "7")]
     Left(Left),
+    /// Answers `Resend`, behind the chunks.
+    #[prost(message, tag = "8")]
+    Resent(Resent),
     #[prost(message, tag = "9")]
     WantPages(WantPages),
 }
@@ -192,10 +195,18 @@ pub struct Left {
     pub reason: String,
 }
 
+/// The chunks that were asked for again and that the volume still has are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Resent {
+    /// How many.
+    #[prost(uint32, tag = "1")]
+    pub found: u32,
+}
+
 /// Receiver to sidecar.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToSidecar {
-    #[prost(oneof = "ToSidecarKind", tags = "1, 2, 3, 4, 5, 6, 7, 9")]
+    #[prost(oneof = "ToSidecarKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<ToSidecarKind>,
 }
 
@@ -218,8 +229,21 @@ pub enum ToSidecarKind {
     /// A planned move: stop the application, take a last cut, and say when it is durable.
     #[prost(message, tag = "7")]
     Leave(Leave),
+    /// These chunks are damaged here: send those again that the volume still has, then `Resent`.
+    #[prost(message, tag = "8")]
+    Resend(Resend),
     #[prost(message, tag = "9")]
     Pages(Pages),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Resend {
+    /// Ids of 32 bytes, one after the other.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ids: Bytes,
+    /// The length of each one's content, in bytes; 0 where it is not known any more.
+    #[prost(uint32, repeated, tag = "2")]
+    pub lens: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -411,6 +435,9 @@ pub struct VerifyRequest {
     /// Absent, all that the operator may see.
     #[prost(string, optional, tag = "1")]
     pub volume: Option<String>,
+    /// What is damaged is fetched again from where it still is. What is told is what is left then.
+    #[prost(bool, tag = "2")]
+    pub repair: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -667,6 +694,12 @@ pub struct VerifySummary {
     /// Points that cannot be restored whole.
     #[prost(uint64, tag = "7")]
     pub damaged_points: u64,
+    /// Chunks that a sidecar has sent again.
+    #[prost(uint64, tag = "8")]
+    pub resent_chunks: u64,
+    /// Bytes of the log that were written again from the archive.
+    #[prost(uint64, tag = "9")]
+    pub restored_bytes: u64,
 }
 
 /// Something that happened to a name.

@@ -21,8 +21,8 @@ use thiserror::Error;
 /// The version of the protocol. Both sides must speak the same one.
 ///
 /// - 1: the first.
-/// - 2: planned moves.
-/// - 3: imports, and questions about pages.
+/// - 2: the planned move (`Leave`, `Left`), and the hot image.
+/// - 3: imports, and questions about pages; damaged chunks are asked for again (`Resend`, `Resent`), and `repair` of a `Verify`.
 pub const PROTOCOL_VERSION: u32 = 3;
 
 /// How the reason of a `Denied` begins that tells a sidecar that another one took its place.

@@ -95,7 +95,7 @@ fn clear(log: &Path) -> Result<(), ArchiveError> {
     DirBuilder::new().mode(0o700).create(log).map_err(ArchiveError::local(log))
 }
 
-async fn fetch(bucket: &Bucket, segment: u32, piece: &Piece) -> Result<Bytes, ArchiveError> {
+pub(super) async fn fetch(bucket: &Bucket, segment: u32, piece: &Piece) -> Result<Bytes, ArchiveError> {
     let name = piece.name(segment);
     let mut attempt = 0;
     let bytes = loop {

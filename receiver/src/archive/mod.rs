@@ -36,6 +36,7 @@ mod hydrate;
 mod lease;
 mod local;
 mod manifest;
+mod mend;
 mod plan;
 mod source;
 mod state;
@@ -49,6 +50,7 @@ use std::{path::Path, time::Duration};
 
 pub use error::ArchiveError;
 pub use hydrate::Fetched;
+pub(crate) use mend::Mend;
 pub(crate) use state::Observed;
 pub(crate) use task::{Archive, Handle, Opening};
 pub use url::ArchiveUrl;

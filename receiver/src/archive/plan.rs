@@ -1,6 +1,6 @@
 //! What to do so that the archive has what the log has: a pure function of both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::manifest::{Head, Piece};
 use crate::{limits, log::Mark};
@@ -14,6 +14,8 @@ pub(crate) struct Snapshot {
     pub(crate) lens: BTreeMap<u32, u64>,
     /// Its end.
     pub(crate) mark: Mark,
+    /// Segments before it that are not there and should be.
+    pub(crate) lost: BTreeSet<u32>,
 }
 
 /// The next step.
@@ -42,7 +44,7 @@ pub(super) fn plan(head: &Head, log: &Snapshot) -> Step {
     let archived = &head.manifest;
     // A store that was written anew under another identity has none of its segments there.
     let same = archived.store == log.store;
-    if same && archived.mark == log.mark && archived.segments.keys().eq(log.lens.keys()) {
+    if same && archived.mark == log.mark && names_same(head, log) {
         return Step::Nothing;
     }
     let emptied = log.mark.number == 0 && archived.mark.number > 0;
@@ -53,15 +55,18 @@ pub(super) fn plan(head: &Head, log: &Snapshot) -> Step {
         return tail;
     }
     let (mut upload, mut keep) = (Vec::new(), BTreeMap::new());
+    let lost = archived.segments.iter().filter(|(segment, _)| same && log.lost.contains(segment));
+    keep.extend(lost.map(|(segment, pieces)| (*segment, pieces.clone())));
     for (segment, len) in &log.lens {
         let mut pieces = match same {
             true => archived.segments.get(segment).cloned().unwrap_or_default(),
             false => Vec::new(),
         };
         let have = |pieces: &[Piece]| pieces.last().map_or(0, Piece::end);
-        if have(&pieces) > *len {
+        if have(&pieces) > *len && *segment == log.mark.segment {
             return Step::Behind;
         }
+        // A sealed segment that is shorter than it was is damaged here, and not there.
         // Small pieces are written again within a larger one that is at least as long as they were: each byte at most once for each
         // doubling, and a segment never ends in many pieces.
         while have(&pieces) < *len
@@ -83,6 +88,11 @@ pub(super) fn plan(head: &Head, log: &Snapshot) -> Step {
     Step::Commit { upload, keep }
 }
 
+/// Whether the archive has the log's segments and no others. What the log has lost does not count.
+fn names_same(head: &Head, log: &Snapshot) -> bool {
+    head.manifest.segments.keys().filter(|segment| !log.lost.contains(segment)).eq(log.lens.keys())
+}
+
 /// A little more of the same segment, if that is all there is.
 fn tail(head: &Head, log: &Snapshot) -> Option<Step> {
     let archived = &head.manifest;
@@ -93,7 +103,7 @@ fn tail(head: &Head, log: &Snapshot) -> Option<Step> {
         && grown <= limits::ARCHIVE_TAIL_BYTES
         && head.tails.len() < limits::ARCHIVE_TAILS
         && head.tail_bytes() + grown <= limits::ARCHIVE_TAILS_BYTES
-        && archived.segments.keys().eq(log.lens.keys());
+        && names_same(head, log);
     fits.then_some(Step::Tail { segment: to.segment, offset: u64::from(from.offset), len: grown })
 }
 
@@ -221,5 +231,31 @@ mod tests {
         let anew = Snapshot { store: [2; 16], ..before };
         let Step::Commit { upload, keep } = plan(&head, &anew) else { panic!("written anew") };
         assert!(upload.len() == 1 && keep.values().all(Vec::is_empty), "nothing of the other store is kept");
+    }
+
+    #[test]
+    fn what_the_log_has_lost_of_its_sealed_segments_stays_archived() {
+        let mut log = Snapshot { store: [1; 16], ..Snapshot::default() };
+        let mut head = Head::default();
+        for _ in 0..5 {
+            change(&mut log, &Change::Append(15_000_000));
+        }
+        let step = plan(&head, &log);
+        carry_out(&mut head, &log, step);
+        let before = head.manifest.segments.clone();
+        assert!(before.len() == 3);
+        log.lens.remove(&1);
+        log.lost.insert(1);
+        log.lens.insert(2, 5000);
+        assert_eq!(plan(&head, &log), Step::Nothing);
+        change(&mut log, &Change::Append(SEGMENT - 1_000_000));
+        let step = plan(&head, &log);
+        carry_out(&mut head, &log, step);
+        assert!([1, 2].iter().all(|segment| head.manifest.segments[segment] == before[segment]));
+        // One that may be missing goes there as well.
+        log.lost.clear();
+        let step = plan(&head, &log);
+        carry_out(&mut head, &log, step);
+        assert!(!head.manifest.segments.contains_key(&1));
     }
 }

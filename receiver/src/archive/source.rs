@@ -1,9 +1,10 @@
 //! What the archive asks of a store: its segments as files of bytes. It knows nothing of what is in them.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use super::plan::Snapshot;
 use crate::{
+    archive::Mend,
     log::{Mark, frame::RECORDS_START},
     store::Store,
 };
@@ -13,7 +14,8 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// The log at one instant.
     ///
     /// Whatever is missing in it was retired by a record that is in it: the segments are listed before the mark is taken, and a
-    /// segment is removed only after the record that permits that is durable. Whatever is in it never changes.
+    /// segment is removed only after the record that permits that is durable. Whatever is in it never changes, but where damage is mended.
+    /// What is lost without that permission is named, so that the archive keeps what it has of it.
     fn snapshot(&self) -> io::Result<Snapshot>;
     /// Bytes of a segment.
     fn read(&self, segment: u32, offset: u64, len: u64) -> io::Result<Vec<u8>>;
@@ -40,6 +42,16 @@ impl Source for Store {
     }
 }
 
+impl Mend for Store {
+    fn id(&self) -> io::Result<Option<[u8; 16]>> {
+        self.log_id().map_err(io::Error::other)
+    }
+
+    fn mend(&self, segment: u32, copy: Vec<u8>) -> io::Result<u64> {
+        Store::mend(self, segment, copy).map_err(io::Error::other)
+    }
+}
+
 fn try_snapshot(store: &Store) -> io::Result<Option<Snapshot>> {
     let disk = store.log_disk();
     let listed = disk.list()?;
@@ -49,7 +61,9 @@ fn try_snapshot(store: &Store) -> io::Result<Option<Snapshot>> {
         mark,
         ..Snapshot::default()
     };
-    for segment in listed.into_iter().filter(|segment| *segment < mark.segment) {
+    let known: BTreeSet<u32> = listed.into_iter().collect();
+    snapshot.lost = store.lost_segments(&known, mark.segment).map_err(io::Error::other)?;
+    for segment in known.into_iter().filter(|segment| *segment < mark.segment) {
         match disk.open(segment).and_then(|file| file.len()) {
             Ok(len) => snapshot.lens.insert(segment, len),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -49,6 +49,8 @@ pub(super) struct State {
 
 #[derive(Default)]
 struct Inner {
+    /// The archive was compared with the log, and is its own.
+    agreed: bool,
     /// By part.
     trouble: [Option<Trouble>; 2],
     behind_since: Option<Instant>,
@@ -62,6 +64,17 @@ impl State {
 
     pub(super) fn archived(&self) -> watch::Receiver<u64> {
         self.archived.subscribe()
+    }
+
+    /// The archive was compared with the log: it is this log's.
+    pub(super) fn on_agreed(&self) {
+        self.inner.lock().agreed = true;
+    }
+
+    /// Whether it is certain that the archive is this log's.
+    pub(super) fn is_agreed(&self) -> bool {
+        let agreed = self.inner.lock().agreed;
+        agreed && self.lost().is_none()
     }
 
     /// Everything up to this record is archived.

@@ -4,6 +4,7 @@
 //! asked to wait for it.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,11 +25,12 @@ use super::{
     lease::{self, Beat},
     local::Local,
     manifest::Head,
+    mend::mend,
     source::Source,
     state::{Observed, Part, State, Trouble},
     upload::{Progress, Uploader},
 };
-use crate::limits;
+use crate::{limits, store::Store};
 
 /// An archive whose store is not open yet.
 pub(crate) struct Opening {
@@ -51,6 +53,8 @@ pub(crate) struct Archive {
 pub(crate) struct Handle {
     state: Arc<State>,
     ack: Ack,
+    bucket: Bucket,
+    holder: [u8; 16],
 }
 
 impl Opening {
@@ -104,7 +108,8 @@ impl Opening {
             state.on_missing(Instant::now(), log.lens.values().sum());
         }
         let (stop, stopped) = watch::channel(false);
-        let handle = Handle { state: state.clone(), ack: self.options.ack };
+        let (bucket, holder) = (self.bucket.clone(), self.writer.holder);
+        let handle = Handle { state: state.clone(), ack: self.options.ack, bucket, holder };
         let keeping = Keeping {
             interval: self.options.interval(),
             lease: self.options.lease,
@@ -147,6 +152,25 @@ impl Archive {
 impl Handle {
     pub(crate) fn observe(&self) -> Observed {
         self.state.observe(Instant::now())
+    }
+
+    /// Gives damaged segments of the store the bytes that the archive has; tells how many were written. What it cannot do is logged.
+    pub(crate) async fn mend(&self, store: Store, segments: &BTreeSet<u32>) -> u64 {
+        if segments.is_empty() {
+            return 0;
+        }
+        // An archive that was away since the start may be of another history.
+        if !self.state.is_agreed() {
+            warn!("the archive cannot mend the store: it was not compared with it yet");
+            return 0;
+        }
+        match mend(&self.bucket, self.holder, Arc::new(store), segments).await {
+            Ok(written) => written,
+            Err(error) => {
+                warn!(%error, "the archive cannot mend the store");
+                0
+            }
+        }
     }
 
     /// The number of the last record that is archived, for whoever has to wait for it.

@@ -66,6 +66,7 @@ impl Uploader {
         uploader.stray = strays.map(|found| (found.name, found.len)).collect();
         uploader.state.on_missing(Instant::now(), missing_bytes(&uploader.head, &log));
         if uploader.head.manifest.store == log.store {
+            uploader.state.on_agreed();
             uploader.state.on_archived(uploader.head.manifest.mark.number);
         }
         Ok(uploader)
@@ -137,6 +138,7 @@ impl Uploader {
         let head = std::mem::take(&mut self.head);
         self.head = entry.onto(Some(head)).expect("it was made to follow");
         self.state.on_entry();
+        self.state.on_agreed();
         self.state.on_archived(self.head.manifest.mark.number);
         Ok(())
     }

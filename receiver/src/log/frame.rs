@@ -160,6 +160,31 @@ impl Frame {
     }
 }
 
+/// The record that these bytes begin with, if it is as it was written.
+pub fn intact_record(bytes: &[u8], salt: u64) -> Option<Frame> {
+    let frame = Frame::decode(bytes, salt)?;
+    let body = bytes[RECORD_HEADER_BYTES..].get(..frame.body_len as usize)?;
+    frame.covers(body).then_some(frame)
+}
+
+/// The intact records of a part of a segment, and where in it each begins, whatever is between them. The part begins where a record may.
+pub fn intact_records(bytes: &[u8], salt: u64) -> impl Iterator<Item = (usize, Frame)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < bytes.len() {
+            let here = at;
+            match intact_record(&bytes[here..], salt) {
+                Some(frame) => {
+                    at += frame.stride() as usize;
+                    return Some((here, frame));
+                }
+                None => at += 8,
+            }
+        }
+        None
+    })
+}
+
 /// Bytes that a record with a body of this length takes.
 pub fn stride(body_len: usize) -> u64 {
     (RECORD_HEADER_BYTES + body_len).next_multiple_of(8) as u64
@@ -191,6 +216,25 @@ mod tests {
             bad[SECOND_HEADER + 21] ^= 1;
             assert_eq!(SegmentHeader::decode(&bad), None);
         }
+    }
+
+    #[test]
+    fn intact_records_are_found_between_others() {
+        let record = |number, body: &[u8]| {
+            let frame = Frame::of(number, 0, 3, &[body]);
+            let mut bytes = [&frame.encode(5)[..], body].concat();
+            bytes.resize(frame.stride() as usize, 0);
+            bytes
+        };
+        let bytes = [record(1, b"one"), record(2, b"the second"), vec![0; 16], record(3, b"")].concat();
+        let found = |bytes: &[u8]| -> Vec<_> {
+            intact_records(bytes, 5).map(|(at, frame)| (at, frame.number)).collect()
+        };
+        assert_eq!(found(&bytes), [(0, 1), (48, 2), (120, 3)]);
+        let mut bad = bytes.clone();
+        bad[48 + 42] ^= 1;
+        assert_eq!(found(&bad), [(0, 1), (120, 3)]);
+        assert_eq!(found(&bytes[..150]), [(0, 1), (48, 2)]);
     }
 
     #[test]

@@ -134,7 +134,7 @@ async fn answer(
         }
         RequestKind::Verify(request) => {
             let volume = request.volume.as_deref().map(permitted).transpose()?;
-            verify::answer(context, peer, volume, replies).await?;
+            verify::answer(context, peer, volume, &request, replies).await?;
         }
         RequestKind::Find(request) => {
             history::find(context, permitted(&request.volume)?, request, replies).await?;

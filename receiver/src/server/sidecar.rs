@@ -138,6 +138,8 @@ struct Driver<'a> {
     archiving: VecDeque<(Ticket, u64)>,
     /// Up to which record the archive has the log, if acknowledgements wait for that.
     archived: Option<watch::Receiver<u64>>,
+    /// The sidecar's answer to a question for damaged chunks, and the append that makes what came durable, once there is one.
+    resent: Option<(u32, Option<Ticket>)>,
     /// Of the store, when the session began: what it was told of chunks holds no longer than that.
     generation: u64,
     /// The chunks that the sidecar counts on.
@@ -181,6 +183,7 @@ impl<'a> Driver<'a> {
             checks: Checks::default(),
             flying: VecDeque::new(),
             archiving: VecDeque::new(),
+            resent: None,
             archived: context.archive.as_ref().and_then(archive::Handle::acks),
             generation: begun.generation,
             lease: context.store.lease(volume.tenant()),
@@ -217,6 +220,9 @@ impl<'a> Driver<'a> {
     async fn emit(&mut self) {
         while let Some(mut append) = self.session.poll_append(now()) {
             append.batch.bind(self.generation);
+            if let Some((_, ticket @ None)) = &mut self.resent {
+                *ticket = Some(append.ticket);
+            }
             let since = Instant::now();
             let receipt = self.context.store.append(append.batch).await;
             self.flying.push_back(Flying { ticket: append.ticket, since, receipt });
@@ -337,6 +343,9 @@ impl<'a> Driver<'a> {
         if let Frame::Left(answer) = frame {
             return self.seat.volume.answer_leave(answer);
         }
+        if let Frame::Resent(found) = frame {
+            self.resent = Some((found, None));
+        }
         let holdings =
             TenantChunks { store: &self.context.store, tenant: self.volume.tenant(), lease: &self.lease };
         let (session, now) = (&mut self.session, now());
@@ -384,6 +393,9 @@ impl<'a> Driver<'a> {
     }
 
     fn on_durable(&mut self, ticket: Ticket) {
+        if let Some((found, _)) = self.resent.take_if(|(_, of)| of.is_some_and(|of| of <= ticket)) {
+            self.seat.volume.answer_resend(Ok(found));
+        }
         let before = self.session.durable().point;
         self.session.handle_durable(ticket);
         if let Some(point) = self.session.durable().point {
@@ -397,6 +409,9 @@ impl<'a> Driver<'a> {
     fn heed_interruption(&mut self) {
         if self.seat.take_leave() {
             self.session.handle_leave();
+        }
+        if let Some(damaged) = self.seat.take_resend() {
+            self.session.handle_resend(&damaged);
         }
         match self.seat.interruption() {
             None => {}
@@ -421,6 +436,7 @@ impl<'a> Driver<'a> {
         if self.seat.is_newest() {
             self.set_connected(false);
             self.seat.volume.answer_leave(Err("the connection with the sidecar ended".to_owned()));
+            self.seat.volume.answer_resend(Err("the connection with the sidecar ended".to_owned()));
         }
         begin::park(&mut self.guard, self.session);
         drop(self.guard);

@@ -47,6 +47,8 @@ pub enum Frame {
     Heartbeat(Heartbeat),
     /// The answer to [`Session::handle_leave`](super::Session::handle_leave): the point that holds everything, or why there is none.
     Left(Result<PointId, String>),
+    /// The answer to [`Session::handle_resend`](super::Session::handle_resend), behind so many chunks of those.
+    Resent(u32),
 }
 
 /// A frame as far as it can be read without much work.
@@ -106,6 +108,7 @@ pub fn decode(message: ToReceiver) -> Result<Decoded, WireError> {
             None if left.reason.len() > limits::TEXT_MAX_BYTES => return Err(WireError::Bad("reason")),
             None => Err(left.reason),
         }),
+        Kind::Resent(resent) => Frame::Resent(resent.found),
     }))
 }
 

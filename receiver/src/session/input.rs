@@ -53,7 +53,8 @@ impl Session {
         // A chunk that is held may still be on its way to the disk for an earlier frame of this session, so even a
         // duplicate is acknowledged by an append.
         self.staged.since.get_or_insert(now.instant);
-        if self.chunk_len(&chunk.id, holdings)?.is_some() {
+        let held = self.chunk_len(&chunk.id, holdings)?.is_some();
+        if held && !self.damaged.remove(&chunk.id) {
             self.counts.duplicates += 1;
             return Ok(());
         }
@@ -131,6 +132,13 @@ impl Session {
         }
         self.counts.heartbeats += 1;
         self.heartbeat = Some(heartbeat);
+    }
+
+    /// What was asked for again has come, or will not. Somebody waits for it.
+    pub(super) fn take_resent(&mut self, now: Now) {
+        self.damaged.clear();
+        self.staged.since.get_or_insert(now.instant);
+        self.staged.urgent = true;
     }
 
     pub(super) fn next_seq(&self) -> Seq {

@@ -19,7 +19,10 @@ mod pending;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Instant,
+};
 
 use bytes::{Bytes, BytesMut};
 use tidelock_proto::{
@@ -140,6 +143,8 @@ pub struct Session {
     manifest_due: bool,
     outbox: VecDeque<ToSidecarKind>,
     ack_due: bool,
+    /// Chunks that are damaged in the store and were asked for again: taken though they are held.
+    damaged: HashSet<ChunkId>,
     last_word: Option<ToSidecarKind>,
     draining: Option<Ending>,
     ending: Option<Ending>,
@@ -203,6 +208,7 @@ impl Session {
             manifest_due: false,
             outbox: VecDeque::from([ToSidecarKind::Welcome(welcome)]),
             ack_due: false,
+            damaged: HashSet::new(),
             last_word: None,
             draining: None,
             ending: None,
@@ -229,6 +235,10 @@ impl Session {
             Frame::Commit { id, cut, tags } => self.commit(now, id, cut, tags),
             Frame::Heartbeat(heartbeat) => {
                 self.take_heartbeat(heartbeat);
+                Ok(())
+            }
+            Frame::Resent(_) => {
+                self.take_resent(now);
                 Ok(())
             }
             // For whoever asked.
@@ -277,6 +287,19 @@ impl Session {
         if self.ending.is_none() && self.draining.is_none() {
             self.outbox.push_back(ToSidecarKind::Leave(messages::Leave {}));
         }
+    }
+
+    /// Asks the sidecar for chunks that are damaged in the store, with the lengths of their contents, in bytes (0 where that is not
+    /// known). [`Frame::Resent`] answers, and the next append behind it makes what came durable. At most
+    /// [`tidelock_proto::limits::RESEND_MAX`].
+    pub fn handle_resend(&mut self, damaged: &[(ChunkId, u32)]) {
+        if self.ending.is_some() || self.draining.is_some() {
+            return;
+        }
+        self.damaged = damaged.iter().map(|(id, _)| *id).collect();
+        let ids = damaged.iter().flat_map(|(id, _)| id.0).collect::<Vec<u8>>().into();
+        let lens = damaged.iter().map(|(_, len)| *len).collect();
+        self.outbox.push_back(ToSidecarKind::Resend(messages::Resend { ids, lens }));
     }
 
     /// The volume was promoted: the last thing this writer hears.

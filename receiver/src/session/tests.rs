@@ -70,6 +70,47 @@ fn pages_are_told_of_chunks_that_are_held_and_one_answer_after_the_other() {
 }
 
 #[test]
+fn damaged_chunks_are_taken_again_and_no_others() {
+    let (mut receiver, mut sidecar) = (Receiver::new(), Sidecar::new());
+    let chunks = [&b"damaged"[..], b"damaged, and gone from the volume", b"whole"];
+    let [(damaged, again), (gone, first), (whole, other)] = chunks.map(|content| sidecar.chunk(content));
+    for chunk in [again.clone(), first, other.clone()] {
+        receiver.hear(chunk);
+    }
+    receiver.hear(sidecar.ops(&[root()]));
+    receiver.hear(sidecar.commit());
+    receiver.sync();
+    receiver.appended.clear();
+    receiver.session.handle_resend(&[(damaged, 7), (gone, 0)]);
+    receiver.poll();
+    let asked = receiver.sent.last();
+    assert!(
+        matches!(asked, Some(ToSidecarKind::Resend(asked)) if asked.ids == [damaged.0, gone.0].concat() && asked.lens == [7, 0]),
+        "{asked:?}"
+    );
+    for chunk in [other, again.clone(), again.clone()] {
+        receiver.hear(chunk);
+    }
+    assert!(receiver.appended.is_empty());
+    receiver.hear(ToReceiverKind::Resent(messages::Resent { found: 1 }));
+    let written: Vec<ChunkId> = receiver
+        .records()
+        .map(|record| match record {
+            Record::Chunk(chunk) => chunk.id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(written, [damaged], "once, at once, and not {whole}");
+    receiver.sync();
+    assert_eq!(receiver.acks().last(), Some(&(6, Some(1))));
+
+    // With the answer the question is over.
+    receiver.hear(again);
+    receiver.wait(limits::CHUNK_HOLD);
+    assert_eq!(receiver.records().count(), 1);
+}
+
+#[test]
 fn commits_are_pipelined_and_acknowledged_in_order() {
     let (mut receiver, mut sidecar) = (Receiver::new(), Sidecar::new());
     receiver.hear(sidecar.ops(&[root()]));

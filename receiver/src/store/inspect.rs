@@ -1,11 +1,14 @@
 //! What [`crate::verify`] and [`crate::history`] ask a store, beyond what it offers to everybody: places, and the log as it is.
 
+use std::collections::BTreeSet;
+
 use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName, tree::TreeError};
 
 use super::{Store, StoreError, open::store_id};
 use crate::{
     catalogue::{Step, decode_content_len, decode_place, decode_step},
     index::{Table, key},
+    limits,
     log::{
         Mark, Place,
         entry::Kind,
@@ -27,6 +30,22 @@ impl Store {
     /// Whether any segments were retired.
     pub(crate) fn has_retired(&self) -> Result<bool, StoreError> {
         Ok(!self.shared().retired()?.runs.is_empty())
+    }
+
+    /// Whether a segment may be missing.
+    pub(crate) fn is_retired(&self, segment: u32) -> Result<bool, StoreError> {
+        Ok(self.shared().retired()?.contains(segment))
+    }
+
+    /// The segments before this one that are not among these and should be.
+    pub(crate) fn lost_segments(
+        &self,
+        there: &BTreeSet<u32>,
+        before: u32,
+    ) -> Result<BTreeSet<u32>, StoreError> {
+        let retired = self.shared().retired()?;
+        let missing = (1..before).filter(|segment| !there.contains(segment));
+        Ok(missing.filter(|segment| !retired.contains(*segment)).collect())
     }
 
     /// The keys of this store.
@@ -80,6 +99,27 @@ impl Store {
     pub(crate) fn chunk_place(&self, tenant: &str, id: &ChunkId) -> Result<Option<Place>, StoreError> {
         let value = self.shared().index.get(Table::Chunks, &self.shared().chunk_key(tenant, id))?;
         Ok(value.and_then(|value| decode_place(&value)))
+    }
+
+    /// Those of the places at which the index has a chunk.
+    pub(crate) fn chunks_at(
+        &self,
+        places: &BTreeSet<(u32, u32)>,
+    ) -> Result<BTreeSet<(u32, u32)>, StoreError> {
+        let (mut found, mut next) = (BTreeSet::new(), Vec::new());
+        loop {
+            let page = self.shared().index.chunks_from(&next, limits::POINTS_PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(found) };
+            next = [last, &[0][..]].concat();
+            let at =
+                page.iter().filter_map(|(_, value)| decode_place(value)).map(|at| (at.segment, at.offset));
+            found.extend(at.filter(|at| places.contains(at)));
+        }
+    }
+
+    /// Reads a segment anew from now on: it was written.
+    pub(crate) fn forget_segment(&self, segment: u32) {
+        self.shared().log.forget(segment);
     }
 
     /// The length of a chunk's content, and of its record in the log, in bytes, as the index has them.

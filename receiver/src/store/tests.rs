@@ -9,6 +9,7 @@ mod damage;
 mod damage_matrix;
 mod full;
 pub(crate) mod harness;
+mod mend;
 mod model;
 mod month;
 mod retire;

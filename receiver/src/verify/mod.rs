@@ -12,14 +12,19 @@
 
 mod finding;
 mod log;
+mod repair;
 mod volume;
 mod wire;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use tidelock_proto::VolumeName;
+use tidelock_proto::{ChunkId, VolumeName};
 
 pub use finding::{Fault, Finding, Touched};
+pub(crate) use repair::Mending;
 
 use crate::store::{Store, StoreError};
 
@@ -61,6 +66,10 @@ pub struct Summary {
     pub damaged_points: u64,
     /// Findings told.
     pub findings: u64,
+    /// Chunks that a sidecar has sent again before.
+    pub resent_chunks: u64,
+    /// Bytes of the log that were written again from the archive before.
+    pub restored_bytes: u64,
 }
 
 /// What a verification says while it runs.
@@ -81,10 +90,29 @@ pub fn verify(
     wanted: &dyn Fn(&VolumeName) -> bool,
     on: &mut dyn FnMut(Event) -> bool,
 ) -> Result<Option<Summary>, StoreError> {
-    let mut run = Run { on, stop: AtomicBool::new(false), summary: Summary::default() };
+    Ok(examine(store, wanted, on)?.map(|(summary, _)| summary))
+}
+
+/// What a repair begins with.
+#[derive(Debug, Default)]
+pub(crate) struct Broken {
+    /// Chunks of each volume that cannot be read.
+    pub(crate) chunks: BTreeMap<VolumeName, Vec<ChunkId>>,
+    /// Faults of the log itself.
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// [`verify`], and what it found for a repair.
+pub(crate) fn examine(
+    store: &Store,
+    wanted: &dyn Fn(&VolumeName) -> bool,
+    on: &mut dyn FnMut(Event) -> bool,
+) -> Result<Option<(Summary, Broken)>, StoreError> {
+    let broken = Broken::default();
+    let mut run = Run { on, stop: AtomicBool::new(false), summary: Summary::default(), broken };
     let _whole = store.keep_segments();
     let Some(until) = store.durable_mark() else {
-        return Ok(Some(run.summary));
+        return Ok(Some((run.summary, run.broken)));
     };
     let volumes: Vec<VolumeName> = store.volumes().into_iter().filter(|volume| wanted(volume)).collect();
     let log = log::read(store, until, &mut run)?;
@@ -110,7 +138,8 @@ pub fn verify(
     for (fault, _) in log.faults().iter().zip(touched).filter(|(_, touched)| !touched) {
         run.tell(Finding { fault: fault.clone(), volume: None, touched: None });
     }
-    Ok((!run.stopped()).then_some(run.summary))
+    run.broken.faults = log.faults().to_vec();
+    Ok((!run.stopped()).then_some((run.summary, run.broken)))
 }
 
 /// One verification.
@@ -118,6 +147,7 @@ struct Run<'a> {
     on: &'a mut dyn FnMut(Event) -> bool,
     stop: AtomicBool,
     summary: Summary,
+    broken: Broken,
 }
 
 impl Run<'_> {

@@ -74,6 +74,9 @@ pub(super) fn check(
             }
         }
     }
+    if !check.bad.is_empty() {
+        run.broken.chunks.insert(volume.clone(), check.bad.keys().copied().collect());
+    }
     Ok(check.findings())
 }
 

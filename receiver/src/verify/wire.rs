@@ -45,6 +45,8 @@ impl From<Summary> for VerifySummary {
             points: summary.points,
             checkpoints: summary.checkpoints,
             damaged_points: summary.damaged_points,
+            resent_chunks: summary.resent_chunks,
+            restored_bytes: summary.restored_bytes,
         }
     }
 }

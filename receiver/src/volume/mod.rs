@@ -17,7 +17,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidelock_proto::{Epoch, PointId, Tree, VolumeName};
+use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName};
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 pub use lag::lag_ns;
@@ -42,6 +42,15 @@ pub struct Volume {
     live: Mutex<Live>,
     /// Who waits for the answer of a planned move.
     leaver: Mutex<Option<Leaver>>,
+    /// Chunks that the sidecar is to send again, and who waits for that.
+    resend: Mutex<Option<Resend>>,
+}
+
+/// Damaged chunks with the lengths of their contents, taken by the session that asks, and who hears how many came, durably.
+#[derive(Debug)]
+struct Resend {
+    chunks: Vec<(ChunkId, u32)>,
+    tell: oneshot::Sender<Result<u32, String>>,
 }
 
 /// The tree that a session left behind.
@@ -73,6 +82,8 @@ struct Control {
     promoting: bool,
     /// Counts planned moves; the newest one is asked for.
     leave: u64,
+    /// Counts questions for damaged chunks; the newest one is asked.
+    resend: u64,
 }
 
 /// Why a session must stop.
@@ -99,6 +110,8 @@ pub struct Seat {
     epoch: Epoch,
     /// Planned moves that the session was told of.
     leave: u64,
+    /// Questions for chunks that the session has taken.
+    resend: u64,
     control: watch::Receiver<Control>,
 }
 
@@ -137,6 +150,7 @@ impl Volume {
             promotion: tokio::sync::Mutex::default(),
             live: Mutex::default(),
             leaver: Mutex::default(),
+            resend: Mutex::default(),
         }
     }
 
@@ -149,8 +163,8 @@ impl Volume {
             arrival = control.arrival;
         });
         let mut control = self.control.subscribe();
-        let leave = control.borrow_and_update().leave;
-        Seat { volume: self.clone(), arrival, instance, epoch, leave, control }
+        let Control { leave, resend, .. } = *control.borrow_and_update();
+        Seat { volume: self.clone(), arrival, instance, epoch, leave, resend, control }
     }
 
     /// Stops the session, if there is one, and takes its place. The session waits until the guard is gone and then
@@ -177,6 +191,22 @@ impl Volume {
         if let Some(leaver) = self.leaver.lock().take() {
             // Nobody may wait for it any more.
             let _ = leaver.send(answer);
+        }
+    }
+
+    /// Asks the sidecar for chunks that are damaged in the store; without one nobody answers. Whoever asked before is forgotten.
+    pub fn resend(&self, chunks: Vec<(ChunkId, u32)>) -> oneshot::Receiver<Result<u32, String>> {
+        let (tell, told) = oneshot::channel();
+        *self.resend.lock() = Some(Resend { chunks, tell });
+        self.control.send_modify(|control| control.resend += 1);
+        told
+    }
+
+    /// So many of them came and are durable, or why not.
+    pub fn answer_resend(&self, answer: Result<u32, String>) {
+        if let Some(Resend { tell, .. }) = self.resend.lock().take() {
+            // Nobody may wait for it any more.
+            let _ = tell.send(answer);
         }
     }
 
@@ -253,6 +283,15 @@ impl Seat {
     pub fn take_leave(&mut self) -> bool {
         let asked = self.control.borrow().leave;
         std::mem::replace(&mut self.leave, asked) != asked
+    }
+
+    /// The damaged chunks that were asked for since this was last asked.
+    pub fn take_resend(&mut self) -> Option<Vec<(ChunkId, u32)>> {
+        let asked = self.control.borrow().resend;
+        if std::mem::replace(&mut self.resend, asked) == asked {
+            return None;
+        }
+        self.volume.resend.lock().as_mut().map(|resend| std::mem::take(&mut resend.chunks))
     }
 
     /// Why the session must stop, if it must.

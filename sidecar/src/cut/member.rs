@@ -172,6 +172,7 @@ impl Member {
                     self.agree(last, tree)?;
                 }
                 ShipEvent::Leave => (self.leave_waits, self.leave_is_new) = (true, true),
+                ShipEvent::Resend(wanted) => self.engine.resend(&wanted),
                 ShipEvent::Acked { point } => self.durable = self.durable.max(Some(point)),
                 ShipEvent::Disconnected { .. } | ShipEvent::WindowOpen => {}
                 ShipEvent::Finished => self.finished = true,

@@ -111,6 +111,7 @@ mod names;
 mod pace;
 mod pages;
 mod ranges;
+mod resend;
 mod scrub;
 mod stage;
 mod takeover;

@@ -3,6 +3,7 @@
 
 mod excluded;
 mod healing;
+mod resend;
 mod sizes;
 mod takeover;
 

@@ -72,6 +72,11 @@ impl Packer {
         }
     }
 
+    /// `content`, at most a chunk long, as one chunk.
+    pub fn pack_one(&mut self, content: &[u8]) -> Packed {
+        self.worker.pack(content)
+    }
+
     /// The id that `content`, at most a chunk long, would have: for reads that only verify.
     pub fn id(&self, content: &[u8]) -> ChunkId {
         self.worker.key.id(content)

@@ -1,6 +1,6 @@
 //! What the session tells the cutter.
 
-use tidelock_proto::{Epoch, PointId, Tree};
+use tidelock_proto::{ChunkId, Epoch, PointId, Tree};
 
 /// The tree that a session begins with.
 #[derive(Debug)]
@@ -37,6 +37,9 @@ pub enum ShipEvent {
     WindowOpen,
     /// A planned move begins: see [`super::Outbox::left`].
     Leave,
+    /// The receiver has lost these chunks, whose contents have these lengths in bytes (0 if that is lost, too): see
+    /// [`super::Outbox::resent`].
+    Resend(Vec<(ChunkId, u32)>),
     /// Over for good: a newer epoch has another writer.
     Fenced {
         /// The volume's epoch.

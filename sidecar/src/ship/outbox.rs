@@ -18,7 +18,7 @@ use tidelock_proto::{
     ChunkId, Op, PointId,
     point::Cut,
     wire::{
-        messages::{Heartbeat, Left},
+        messages::{Heartbeat, Left, Resent},
         point_id_to_wire,
     },
 };
@@ -124,6 +124,11 @@ impl Outbox {
             Err(reason) => Left { point: None, reason },
         };
         self.give(true, |session| session.handle_left(left));
+    }
+
+    /// Answers [`ShipEvent::Resend`], once those of the chunks were given that the volume still has: so many.
+    pub fn resent(&self, found: u32) {
+        self.give(true, |session| session.handle_resent(Resent { found }));
     }
 
     /// Nothing follows: [`ShipEvent::Finished`] comes when the last commit is durable. If the receiver's tree turns out

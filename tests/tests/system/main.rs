@@ -27,6 +27,7 @@ mod paths;
 mod pause;
 mod peers;
 mod postgres;
+mod repair;
 mod roundtrip;
 mod space;
 mod window;

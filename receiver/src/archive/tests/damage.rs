@@ -5,7 +5,10 @@
 //!
 //! One case cannot be told: the newest entry of the chain is gone. What is left is the archive as it was one entry before.
 
-use super::{super::manifest::entry_name, *};
+use super::{
+    super::{manifest::entry_name, mend::mend},
+    *,
+};
 use crate::store::tests::harness::Source;
 
 const HARMS: [&str; 4] = ["flip", "truncate", "remove", "zero"];
@@ -203,4 +206,44 @@ async fn no_damage_in_the_archive_gives_a_wrong_byte_or_goes_unnamed() {
     }
     println!("whole in the end, of how many: {whole:?}");
     assert_eq!(whole["fetch"].0, 0, "the test damages nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_segment_is_mended_from_the_archive_and_only_from_its_own() {
+    let template = Template::make().await;
+    let intact = template.damaged("", "none").await;
+    let holder = template.writer.holder;
+    for segment in [1, 3] {
+        for harm in HARMS {
+            let site = template.damaged("", "none").await;
+            let store = site.open();
+            let path = site.path().join(format!("log/{segment:010}.seg"));
+            let mut bytes = std::fs::read(&path).unwrap();
+            let half = bytes.len() / 2;
+            match harm {
+                "flip" => bytes[half] ^= 1,
+                "zero" => bytes[half..half + 3000].fill(0),
+                "truncate" => bytes.truncate(half),
+                _ => {}
+            }
+            match harm {
+                "remove" => std::fs::remove_file(&path).unwrap(),
+                _ => std::fs::write(&path, bytes).unwrap(),
+            }
+            let mended =
+                mend(&site.bucket, holder, Arc::new(store.clone()), &[segment].into()).await.unwrap();
+            assert!(mended > 0, "{harm} {segment}");
+            template.source.check_all(&store);
+            let same = [&site, &intact]
+                .map(|site| std::fs::read(site.path().join(format!("log/{segment:010}.seg"))));
+            assert!(same[0].as_ref().unwrap() == same[1].as_ref().unwrap(), "{harm} {segment}");
+            let other = mend(&site.bucket, [9; 16], Arc::new(store), &[segment].into()).await;
+            assert!(matches!(other, Err(ArchiveError::TakenOver { .. })), "{other:?}");
+        }
+    }
+    // What is damaged there as well is not taken.
+    let piece = template.targets().into_iter().find(|name| name.contains("data/0000000001")).unwrap();
+    let site = template.damaged(&piece, "flip").await;
+    let mended = mend(&site.bucket, holder, Arc::new(site.open()), &[1].into()).await;
+    assert_eq!(mended.unwrap(), 0);
 }

@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// Keys of these tenants.
-pub(super) fn key_of(tenants: &[&str]) -> TenantKeys {
+pub(crate) fn key_of(tenants: &[&str]) -> TenantKeys {
     let mut keys = TenantKeys::default();
     let variable = |tenant: &&str| (format!("TIDELOCK_KEY_{}", tenant.to_uppercase()), "07".repeat(32));
     keys.add_variables(tenants.iter().map(variable)).expect("keys");

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use tidelock_proto::{
-    Epoch, PointId, Tree, TreeDigest,
+    ChunkId, Epoch, PointId, Tree, TreeDigest,
+    limits::{CHUNK_MAX_BYTES, RESEND_MAX},
     wire::{
         self, PROTOCOL_VERSION, decode_ops, digest_from_wire,
         messages::{
-            Ack, HaveReply, Hello, Manifest, Open, OpenKind, ToReceiverKind, ToSidecar, ToSidecarKind,
-            WantManifest, Welcome,
+            Ack, HaveReply, Hello, Manifest, Open, OpenKind, Resend, ToReceiverKind, ToSidecar,
+            ToSidecarKind, WantManifest, Welcome,
         },
         point_id_from_wire,
     },
@@ -45,6 +46,7 @@ impl Session {
         self.phase = Phase::Away;
         (self.deadline, self.greeting, self.reset, self.left) = (None, None, None, None);
         self.lose_question();
+        self.resent = None;
         if self.end.is_none() {
             self.events.push(ShipEvent::Disconnected { reason });
         }
@@ -94,6 +96,10 @@ impl Session {
             (ToSidecarKind::Pages(pages), Phase::Open) => self.on_pages(pages),
             (ToSidecarKind::Leave(_), Phase::Open) => {
                 self.events.push(ShipEvent::Leave);
+                Ok(())
+            }
+            (ToSidecarKind::Resend(resend), Phase::Open) => {
+                self.events.push(ShipEvent::Resend(read_resend(&resend)?));
                 Ok(())
             }
             _ => Err(SessionError::Unexpected("message at this time")),
@@ -213,4 +219,14 @@ impl Session {
         self.check_window();
         true
     }
+}
+
+/// The chunks that are wanted again.
+fn read_resend(resend: &Resend) -> Result<Vec<(ChunkId, u32)>, SessionError> {
+    let (ids, rest) = resend.ids.as_chunks::<32>();
+    let right = rest.is_empty() && ids.len() == resend.lens.len() && ids.len() <= RESEND_MAX;
+    if !right || resend.lens.iter().any(|len| *len as usize > CHUNK_MAX_BYTES) {
+        return Err(SessionError::Unexpected("list of chunks"));
+    }
+    Ok(ids.iter().map(|id| ChunkId(*id)).zip(resend.lens.iter().copied()).collect())
 }

@@ -26,11 +26,11 @@ use std::time::Instant;
 use tidelock_proto::{
     Epoch, Op, PointId, Seq, Tree, TreeDigest, VolumeName,
     point::Cut,
-    wire::messages::{Heartbeat, Left},
+    wire::messages::{Heartbeat, Left, Resent},
 };
 
 use super::{
-    chunks::ChunkQueue,
+    chunks::{ChunkPos, ChunkQueue},
     events::{Events, ShipEvent},
     frame::{Frame, encode_ops},
     records::{RecordPos, RecordQueue},
@@ -105,6 +105,8 @@ pub struct Session {
     /// The answer to the question of this connection.
     left: Option<Left>,
     question: pages::Question,
+    /// The answer to another one, and behind which chunks it goes.
+    resent: Option<(Resent, ChunkPos)>,
     /// Whether someone waits for the window to open.
     full: bool,
     finishing: bool,
@@ -133,6 +135,7 @@ impl Session {
             heartbeat: None,
             left: None,
             question: pages::Question::Idle,
+            resent: None,
             full: false,
             finishing: false,
             stream_finished: false,
@@ -215,6 +218,11 @@ impl Session {
     /// Answers a planned move, if its connection still is.
     pub fn handle_left(&mut self, left: Left) {
         self.left = Some(left).filter(|_| self.is_open());
+    }
+
+    /// The chunks that were asked for again are given, if their connection still is.
+    pub fn handle_resent(&mut self, resent: Resent) {
+        self.resent = Some((resent, self.chunks.given())).filter(|_| self.is_open());
     }
 
     /// Nothing follows; what is not committed is forgotten. Dropped like everything else if the cutter has yet to hear of another tree.

@@ -32,6 +32,9 @@ impl Session {
         if let Some(left) = self.left.take() {
             return Some(Frame::of(ToReceiverKind::Left(left)));
         }
+        if let Some((resent, _)) = self.resent.take_if(|(_, behind)| *behind <= self.chunks.sent()) {
+            return Some(Frame::of(ToReceiverKind::Resent(resent)));
+        }
         if let Some(beat) = self.next_heartbeat(now) {
             return Some(Frame::of(ToReceiverKind::Heartbeat(beat)));
         }

@@ -13,13 +13,14 @@ use tidelock_proto::{
     wire::{
         PROTOCOL_VERSION,
         messages::{
-            Ack, Denied, Fenced, HaveReply, Heartbeat, Pages, ToReceiverKind, ToSidecar, ToSidecarKind,
+            Ack, Denied, Fenced, HaveReply, Heartbeat, Pages, Resend, Resent, ToReceiverKind, ToSidecar,
+            ToSidecarKind,
         },
     },
 };
 
 use self::model::{EPOCH, Pair, packed};
-use super::{End, Frame, SessionError};
+use super::{End, Frame, SessionError, ShipEvent};
 use crate::limits;
 
 fn to_sidecar(kind: ToSidecarKind) -> ToSidecar {
@@ -50,6 +51,44 @@ fn a_new_volume_begins_empty_and_its_commits_arrive() {
     assert_eq!(pair.receiver.history.len(), 3);
     assert_eq!(pair.session.window_bytes(), 0);
     assert_eq!(pair.session.durable(), Some((PointId::new(EPOCH, Seq(3)), 5)));
+}
+
+#[test]
+fn chunks_that_the_receiver_lost_are_sent_again_and_then_it_is_said_how_many() {
+    let mut pair = Pair::agreed();
+    pair.write(false);
+    pair.commit();
+    pair.settle();
+    let lost = packed(1, 4096);
+    let ask = |lens: Vec<u32>| {
+        let ids = lost.id.0.to_vec().into();
+        to_sidecar(ToSidecarKind::Resend(Resend { ids, lens }))
+    };
+    pair.session.handle_frame(ask(vec![4096])).unwrap();
+    let asked = pair.session.take_events();
+    assert!(matches!(&asked[..], [ShipEvent::Resend(asked)] if asked[..] == [(lost.id, 4096)]), "{asked:?}");
+    pair.session.handle_chunk(lost.clone(), false);
+    pair.session.handle_resent(Resent { found: 1 });
+    let sent: Vec<Frame> = std::iter::from_fn(|| pair.session.poll_transmit(pair.now)).collect();
+    let kind = |frame: &Frame| match frame {
+        Frame::Message(message) => message.kind.clone().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let kinds: Vec<ToReceiverKind> = sent.iter().map(kind).collect();
+    assert!(
+        matches!(&kinds[..], [ToReceiverKind::Chunk(chunk), ToReceiverKind::Resent(Resent { found: 1 })] if chunk.id[..] == lost.id.0)
+    );
+
+    // Whoever asked on another connection has forgotten it.
+    pair.session.handle_frame(ask(vec![0])).unwrap();
+    pair.session.handle_resent(Resent { found: 0 });
+    pair.disconnect(false);
+    pair.connect();
+    pair.settle();
+    for wrong in [vec![], vec![1, 2], vec![u32::MAX]] {
+        let mut pair = Pair::agreed();
+        assert!(matches!(pair.session.handle_frame(ask(wrong)), Err(SessionError::Unexpected(_))));
+    }
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Receiver {
                 self.stream.commits.push((id, cut, std::mem::take(&mut self.stream.ops)));
             }
             ToReceiverKind::Heartbeat(beat) => self.beats.push(beat),
-            ToReceiverKind::Left(_) => panic!("nobody asked"),
+            ToReceiverKind::Left(_) | ToReceiverKind::Resent(_) => panic!("nobody asked"),
             ToReceiverKind::WantPages(want) => {
                 // Not what they are, but one for each.
                 let sums = want.ids.chunks(32).map(Bytes::copy_from_slice).collect();
@@ -296,6 +296,7 @@ impl Pair {
                 ShipEvent::Disconnected { .. } => ("disconnected", None),
                 ShipEvent::WindowOpen => ("window open", None),
                 ShipEvent::Leave => ("leave", None),
+                ShipEvent::Resend(_) => ("resend", None),
                 ShipEvent::Fenced { .. } => ("fenced", None),
                 ShipEvent::Superseded => ("superseded", None),
                 ShipEvent::Denied { .. } => ("denied", None),
