@@ -72,6 +72,17 @@ pub enum FailoverError {
         "a planned move asks the sidecar for a last cut, so it needs the running receiver (--receiver): `tidelock promote` does not"
     )]
     MoveNeedsReceiver,
+    /// Some volumes of a pod are empty and some are not.
+    #[error(
+        "{} is empty and {} is not, so nobody knows what is meant: restore the one, or empty the other",
+        .empty.display(), .full.display()
+    )]
+    PartlyFilled {
+        /// A directory that holds something.
+        full: PathBuf,
+        /// One that holds nothing.
+        empty: PathBuf,
+    },
     /// There is no such volume, or it is not this operator's.
     #[error("there is no volume {volume}{}", others(.known))]
     NoVolume {
@@ -330,6 +341,7 @@ impl FailoverError {
                 | Self::NothingThere(_)
                 | Self::HalfWritten(_)
                 | Self::NotThatBranch { .. }
+                | Self::PartlyFilled { .. }
                 | Self::Reconcile(
                     ReconcileError::NotEmpty(_)
                         | ReconcileError::Unfinished { .. }

@@ -9,6 +9,7 @@ mod branch;
 mod browse;
 mod clone;
 mod error;
+mod fill;
 mod hold;
 pub mod limits;
 mod mount;
@@ -36,6 +37,7 @@ pub use browse::{
 };
 pub use clone::{CloneReport, clone};
 pub use error::FailoverError;
+pub use fill::{Fill, Filled};
 pub use hold::{HoldReport, hold, release};
 pub use mount::{MountOptions, MountReport, Mounted, Reach, Unmounted, mount};
 pub use openers::{Opener, Openers, openers};

@@ -14,7 +14,7 @@ use crate::{
     at::At,
     error::FailoverError,
     part::Part,
-    report::{PointReport, choose},
+    report::{Choice, PointReport, choose},
 };
 
 /// What to restore, and how.
@@ -99,13 +99,23 @@ pub fn restore(
     events(Event::Step(Step::Check));
     let tree = options.part.of(access.tree(volume, &choice.point)?)?;
     let work = write(access, volume, &tree, directory, &target, events)?;
-    Ok(RestoreReport {
+    Ok(restored(volume, &choice, directory, begun, work))
+}
+
+pub(crate) fn restored(
+    volume: &VolumeName,
+    choice: &Choice,
+    directory: &Path,
+    begun: Instant,
+    work: Report,
+) -> RestoreReport {
+    RestoreReport {
         volume: volume.to_string(),
         point: choice.report(),
         directory: directory.to_owned(),
         took_ms: millis(begun),
         work,
-    })
+    }
 }
 
 /// The label names the point, so that an interrupted copy is never continued as one of another.

@@ -1,6 +1,6 @@
 //! Where tests interrupt a command: `TIDELOCK_TEST_AT=kill:STEP` ends it there as SIGKILL does, `stop:STEP` holds it until SIGCONT.
 //!
-//! The steps are those that a promotion tells of, and `content`: the middle of writing.
+//! The steps are those that a promotion, or a restore into what is empty, tells of, and `content`: the middle of writing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -11,12 +11,14 @@ pub(crate) mod exit;
 mod failpoint;
 mod find;
 mod hold;
+mod inject;
 mod keys;
 mod local;
 mod logging;
 mod ls;
 mod mount;
 pub(crate) mod output;
+mod patience;
 mod pki;
 mod points;
 mod promote;
@@ -79,6 +81,7 @@ enum Command {
     Pki(pki::Args),
     Receiver(receiver::Args),
     Sidecar(sidecar::Args),
+    Inject(inject::Args),
     Demo(demo::Args),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -134,6 +137,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Pki(args) => pki::run(args),
         Command::Receiver(args) => receiver::run(args),
         Command::Sidecar(args) => sidecar::run(args),
+        Command::Inject(args) => inject::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => shell::completions(&args, Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),

@@ -83,7 +83,7 @@ pub(crate) fn run_move(args: Move) -> Result<(), Failure> {
     with(&Args { target, also, copy: false, image: None, window, dry_run, source }, true)
 }
 
-fn parse_also(text: &str) -> Result<(VolumeName, PathBuf), String> {
+pub(super) fn parse_also(text: &str) -> Result<(VolumeName, PathBuf), String> {
     let (name, directory) = text.split_once('=').ok_or("write TENANT/NAME=DIRECTORY")?;
     Ok((name.parse().map_err(|error| format!("{error}"))?, directory.into()))
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use tidelock_failover::{At, Part, RestoreOptions, restore};
+use tidelock_failover::{At, Fill, Filled, Part, RestoreOptions, RestoreReport, restore};
 use tidelock_proto::VolumeName;
 use tidelock_receiver::history::Patterns;
 
-use super::{exit::Failure, output, signals, source::Source};
+use super::{exit::Failure, failpoint, output, promote::parse_also, signals, source::Source};
 
 /// What is refused unless it is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,11 +55,20 @@ pub(crate) struct Args {
     /// Not what this pattern means, nor anything below it; may be given several times
     #[arg(long, value_name = "GLOB", conflicts_with = "overwrite")]
     exclude: Vec<String>,
+    /// Do nothing if the directory holds something already, or if the receiver has no point of the volume: for start scripts
+    #[arg(long, conflicts_with_all = ["overwrite", "include", "exclude", "accept"])]
+    if_empty: bool,
+    /// With --if-empty: another volume of the same group and its directory; may be given several times. All get the same point
+    #[arg(long, value_name = "TENANT/NAME=DIR", requires = "if_empty", value_parser = parse_also)]
+    also: Vec<(VolumeName, PathBuf)>,
     #[command(flatten)]
     source: Source,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.if_empty {
+        return run_if_empty(args);
+    }
     let target = &args.target;
     let options = RestoreOptions {
         at: target.at.clone(),
@@ -77,6 +86,45 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if target.json {
         return Ok(output::json(&report)?);
     }
+    show(&report);
+    Ok(())
+}
+
+fn run_if_empty(args: &Args) -> Result<(), Failure> {
+    let target = &args.target;
+    let mut volumes = vec![(target.volume.clone(), target.to.clone())];
+    volumes.extend(args.also.iter().cloned());
+    signals::say_how_to_go_on()?;
+    let fill = Fill::look(volumes).map_err(Failure::failover)?;
+    let done = if fill.is_needed() {
+        let access = args.source.open()?;
+        let bar = output::Bar::new(target.json);
+        let events = |event| {
+            bar.on(event);
+            failpoint::on(event);
+        };
+        fill.run(&access, &target.at, &events).map_err(Failure::failover)?
+    } else {
+        fill.kept()
+    };
+    if target.json {
+        return Ok(output::json(&done)?);
+    }
+    for filled in &done {
+        match filled {
+            Filled::Kept { volume } => {
+                output::facts(&[("kept", format!("{volume}: the directory is not empty"))])
+            }
+            Filled::Unknown { volume } => {
+                output::facts(&[("empty", format!("{volume}: no point is known of it"))])
+            }
+            Filled::Restored(report) => show(report),
+        }
+    }
+    Ok(())
+}
+
+fn show(report: &RestoreReport) {
     output::facts(&[
         ("restored", format!("{} {} to {}", report.volume, report.point.id, report.directory.display())),
         ("cut at", format!("{} ({})", report.point.time, report.point.consistency)),
@@ -84,7 +132,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ("took", output::duration(report.took_ms)),
     ]);
     warn(&report.work);
-    Ok(())
 }
 
 fn patterns(texts: &[String]) -> Result<Patterns, Failure> {

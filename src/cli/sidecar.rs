@@ -1,6 +1,6 @@
 //! `tidelock sidecar`: protects the volumes of one pod.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, pin::pin, time::Duration};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -20,7 +20,7 @@ use tidelock_sidecar::{
 use super::{
     exit::{FAILED, FENCED, Failure, SUPERSEDED, USAGE},
     logging::{self, LogArgs},
-    signals,
+    patience, signals,
 };
 
 /// Protect directories: watch them, cut them, and stream what changed to a receiver.
@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Directory with tls.crt, tls.key and ca.crt; `tidelock pki issue sidecar` makes one.
     #[arg(long, value_name = "DIR", env = "TIDELOCK_IDENTITY")]
     identity: PathBuf,
+    /// Wait for the three files if one is not there yet, instead of ending; /healthz answers meanwhile.
+    #[arg(long)]
+    wait_for_identity: bool,
     /// The writer epoch this sidecar was granted: 1 for a volume that was never promoted, else what `tidelock promote`
     /// printed.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=EPOCH_MAX))]
@@ -301,7 +304,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let shutdown = signals::shutdown()?;
+        let mut shutdown = pin!(signals::shutdown()?);
+        if args.wait_for_identity
+            && !patience::identity(&config.identity, config.http, shutdown.as_mut()).await?
+        {
+            return Ok(Outcome::Complete);
+        }
         tidelock_sidecar::run(config, shutdown).await.map_err(failure)
     });
     runtime.shutdown_background();

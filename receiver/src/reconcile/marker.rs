@@ -71,20 +71,36 @@ impl Run<'_> {
     }
 }
 
-/// Without leave to overwrite the directory must be empty, or unfinished with the same label.
-pub(super) fn check_vacant(root: &Root, mounted: bool, label: &str) -> Result<()> {
+/// What a directory is before anything is written to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vacancy {
+    /// It is absent, or holds nothing.
+    Vacant,
+    /// It holds a copy that was not finished, with this label.
+    Unfinished(String),
+    /// It holds something else.
+    Occupied,
+}
+
+pub(super) fn vacancy(root: &Root, mounted: bool) -> Result<Vacancy> {
     let dir = root.dir(Vec::new())?;
     let names = dir.list()?;
     if names.iter().any(|name| name == NAME.as_bytes()) {
-        let holds = label_there(root, &dir)?;
-        if holds == label.as_bytes() {
-            return Ok(());
-        }
-        let holds = String::from_utf8_lossy(&holds).into_owned();
-        return Err(ReconcileError::Unfinished { path: root.full(b""), holds });
+        let label = label_there(root, &dir)?;
+        return Ok(Vacancy::Unfinished(String::from_utf8_lossy(&label).into_owned()));
     }
     let foreign = |name: &Vec<u8>| mounted && name == b"lost+found";
-    if names.iter().all(foreign) { Ok(()) } else { Err(ReconcileError::NotEmpty(root.full(b""))) }
+    Ok(if names.iter().all(foreign) { Vacancy::Vacant } else { Vacancy::Occupied })
+}
+
+/// Without leave to overwrite the directory must be empty, or unfinished with the same label.
+pub(super) fn check_vacant(root: &Root, mounted: bool, label: &str) -> Result<()> {
+    match vacancy(root, mounted)? {
+        Vacancy::Vacant => Ok(()),
+        Vacancy::Unfinished(holds) if holds == label => Ok(()),
+        Vacancy::Unfinished(holds) => Err(ReconcileError::Unfinished { path: root.full(b""), holds }),
+        Vacancy::Occupied => Err(ReconcileError::NotEmpty(root.full(b""))),
+    }
 }
 
 fn label_there(root: &Root, dir: &Dir<'_>) -> Result<Vec<u8>> {

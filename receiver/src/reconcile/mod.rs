@@ -56,6 +56,7 @@ use beneath::{Dir, Place, Root};
 pub use changes::Changes;
 pub use difference::follow;
 pub use error::{ChunksError, ReconcileError};
+pub use marker::Vacancy;
 
 type Result<T> = std::result::Result<T, ReconcileError>;
 
@@ -251,6 +252,15 @@ pub fn check_target(directory: &Path, options: &Options) -> Result<()> {
     let root = open_target(directory)?;
     let mounted = is_mounted(&root)?;
     if options.overwrite { Ok(()) } else { marker::check_vacant(&root, mounted, &options.label) }
+}
+
+/// What `directory` holds now, as far as it matters to [`reconcile`]; changes nothing.
+pub fn vacancy(directory: &Path) -> Result<Vacancy> {
+    if !directory.try_exists().unwrap_or(true) {
+        return Ok(Vacancy::Vacant);
+    }
+    let root = open_target(directory)?;
+    marker::vacancy(&root, is_mounted(&root)?)
 }
 
 fn is_mounted(root: &Root) -> Result<bool> {

@@ -9,6 +9,7 @@ mod durability;
 mod encryption;
 mod failover;
 mod fencing;
+mod filling;
 mod full;
 mod groups;
 mod harness;
