@@ -23,6 +23,9 @@ use crate::{
     browse::{EntryKind, PathError, VolumePath},
 };
 
+/// `Failed.code`: somebody uses what was to be deleted.
+const CODE_BUSY: u32 = 11;
+
 /// Why it failed. The messages say what to do where that is known.
 #[derive(Debug, Error)]
 pub enum FailoverError {
@@ -335,6 +338,7 @@ impl FailoverError {
                 | Self::EpochMoved { .. }
                 | Self::Unverified(_)
                 | Self::Connected(_)
+                | Self::Failed { code: CODE_BUSY, .. }
                 | Self::InUse { .. }
                 | Self::NoWindow(_)
                 | Self::WindowOver { .. }

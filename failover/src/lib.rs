@@ -8,6 +8,7 @@ mod at;
 mod branch;
 mod browse;
 mod clone;
+mod delete;
 mod error;
 mod fill;
 mod hold;
@@ -36,6 +37,7 @@ pub use browse::{
     LsReport, PathError, Span, StatsReport, VolumePath, cat, diff, find, ls, stats,
 };
 pub use clone::{CloneReport, clone};
+pub use delete::{Deletable, DeleteReport, deletable, deletable_of, delete};
 pub use error::FailoverError;
 pub use fill::{Fill, Filled};
 pub use hold::{HoldReport, hold, release};

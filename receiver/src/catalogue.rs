@@ -52,11 +52,34 @@ pub struct VolumeInfo {
     pub replay_commits: u64,
     /// Length of the newest checkpoint's snapshot, in bytes.
     pub snapshot_bytes: u64,
+    /// It was deleted: nothing is left but the epoch from which on it may begin anew.
+    pub(crate) deleted: bool,
     /// The number of the last record that this takes into account.
     pub(crate) as_of: u64,
 }
 
 impl VolumeInfo {
+    /// What is left of it when it is deleted: whoever wrote it is of a lower epoch.
+    pub(crate) fn tombstone(&self) -> Self {
+        let epoch = if self.deleted { self.epoch } else { self.epoch.next() };
+        Self {
+            epoch,
+            base: None,
+            promoted: false,
+            points: 0,
+            replay_bytes: 0,
+            replay_commits: 0,
+            snapshot_bytes: 0,
+            deleted: true,
+            ..self.clone()
+        }
+    }
+
+    /// All points there were before it was deleted are up to this one, and none that came after.
+    pub(crate) fn end_of_deleted(&self) -> PointId {
+        PointId::new(Epoch(self.epoch.0.saturating_sub(1)), Seq(u64::MAX))
+    }
+
     /// Whether opening `last` would replay more than a checkpoint costs.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         let replay = self.replay_bytes + self.replay_commits * limits::CHECKPOINT_COMMIT_BYTES;
@@ -75,10 +98,23 @@ impl VolumeInfo {
 pub(crate) struct Known {
     /// Of a new epoch: the point that it builds on.
     pub(crate) base: Option<Point>,
-    /// Of a drop: the points there are in its runs. Of a journal: those that are not in its.
+    /// Of a drop: the points there are in its runs. Of a journal: those that are not in its. Of the first commit of a volume that was deleted: those that are
+    /// still there.
     pub(crate) gone: Vec<PointId>,
+    /// Of a deletion: keys of what else was known of them.
+    pub(crate) rest: Vec<Vec<u8>>,
     /// Of a release: the names that the point loses.
     pub(crate) released: Vec<String>,
+}
+
+impl Known {
+    /// Takes what is gone out of the index.
+    fn take_out(&self, volume: &VolumeName, puts: &mut Vec<Put>) {
+        let spaces = [key::POINT, key::CHECKPOINT];
+        let points = self.gone.iter().flat_map(|id| spaces.map(|space| key::point(space, volume, *id)));
+        let keys = points.chain(self.rest.iter().cloned());
+        puts.extend(keys.map(|key| Put { table: Table::Catalogue, key, value: None }));
+    }
 }
 
 /// All volumes by name.
@@ -97,10 +133,22 @@ impl Catalogue {
         Some(Self { volumes: volumes.collect::<Option<_>>()? })
     }
 
+    /// A volume that is there.
     pub(crate) fn get(&self, volume: &VolumeName) -> Option<&VolumeInfo> {
+        self.entry(volume).filter(|info| !info.deleted)
+    }
+
+    /// A volume that is there, or was deleted.
+    pub(crate) fn entry(&self, volume: &VolumeName) -> Option<&VolumeInfo> {
         self.volumes.get(volume)
     }
 
+    /// Of a volume that was deleted: no point that it had is beyond this one.
+    pub(crate) fn end_of_deleted(&self, volume: &VolumeName) -> Option<PointId> {
+        self.entry(volume).filter(|info| info.deleted).map(VolumeInfo::end_of_deleted)
+    }
+
+    /// All there are, and those that were deleted.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&VolumeName, &VolumeInfo)> {
         self.volumes.iter()
     }
@@ -111,14 +159,15 @@ impl Catalogue {
 
     /// Whether a commit may follow.
     pub(crate) fn check_commit(&self, volume: &VolumeName, point: &Point) -> Result<(), StoreError> {
-        let Some(info) = self.get(volume) else {
+        let entry = self.entry(volume);
+        if let Some(info) = entry.filter(|info| point.id.epoch < info.epoch) {
+            return Err(StoreError::Fenced { volume: volume.clone(), epoch: info.epoch });
+        }
+        let Some(info) = entry.filter(|info| !info.deleted) else {
             let first = point.id.seq >= Seq(1) && point.id.epoch >= Epoch::FIRST && point.parent.is_none();
             let expected = PointId::new(point.id.epoch.max(Epoch::FIRST), Seq(1));
             return if first { Ok(()) } else { Err(out_of_order(volume, point, expected, None)) };
         };
-        if point.id.epoch < info.epoch {
-            return Err(StoreError::Fenced { volume: volume.clone(), epoch: info.epoch });
-        }
         // A volume of a group may leave numbers out; whether it may now is the session's to know.
         if point.id < info.next() || point.id.epoch != info.epoch || point.parent != Some(info.last.id) {
             return Err(out_of_order(volume, point, info.next(), Some(info.last.id)));
@@ -172,6 +221,9 @@ impl Catalogue {
                 return;
             }
             Fact::Commit { volume, point, .. } => {
+                known.take_out(volume, puts);
+                let mut put =
+                    |key, value| puts.push(Put { table: Table::Catalogue, key, value: Some(value) });
                 put(key::point(key::POINT, volume, point.id), encode_point(place, point, None));
                 // In the commit itself, so that it is never there without the names it was promised under.
                 for tag in point.tags.iter().filter(|tag| !is_hold(tag)) {
@@ -192,12 +244,7 @@ impl Catalogue {
                 return;
             }
             Fact::Drop { volume, .. } | Fact::Journal { volume, .. } => {
-                for id in &known.gone {
-                    for space in [key::POINT, key::CHECKPOINT] {
-                        let key = key::point(space, volume, *id);
-                        puts.push(Put { table: Table::Catalogue, key, value: None });
-                    }
-                }
+                known.take_out(volume, puts);
                 volume
             }
             Fact::Checkpoint { volume, point, .. } => {
@@ -206,7 +253,7 @@ impl Catalogue {
             }
             Fact::Epoch { volume, .. } | Fact::Volume { volume, .. } => volume,
         };
-        if self.get(volume).is_some_and(|info| info.as_of >= number) {
+        if self.entry(volume).is_some_and(|info| info.as_of >= number) {
             return;
         }
         match fact {
@@ -249,6 +296,10 @@ impl Catalogue {
     }
 
     fn on_commit(&mut self, volume: &VolumeName, point: &Point, ops_bytes: u64) {
+        if self.get(volume).is_none() {
+            // It begins, or begins anew.
+            self.volumes.remove(volume);
+        }
         let info = self.volumes.entry(volume.clone()).or_insert_with(|| VolumeInfo {
             epoch: point.id.epoch,
             base: None,
@@ -259,6 +310,7 @@ impl Catalogue {
             replay_bytes: 0,
             replay_commits: 0,
             snapshot_bytes: 0,
+            deleted: false,
             as_of: 0,
         });
         info.epoch = info.epoch.max(point.id.epoch);
@@ -383,6 +435,8 @@ struct InfoEntry {
     snapshot_bytes: u64,
     #[prost(uint64, tag = "10")]
     as_of: u64,
+    #[prost(bool, tag = "11")]
+    deleted: bool,
 }
 
 /// A volume as it is put into a log that begins with it.
@@ -401,6 +455,7 @@ fn encode_info(info: &VolumeInfo) -> Vec<u8> {
         replay_bytes: info.replay_bytes,
         replay_commits: info.replay_commits,
         snapshot_bytes: info.snapshot_bytes,
+        deleted: info.deleted,
         as_of: info.as_of,
     }
     .encode_to_vec()
@@ -421,6 +476,7 @@ fn decode_info(value: &[u8]) -> Option<VolumeInfo> {
         replay_bytes: entry.replay_bytes,
         replay_commits: entry.replay_commits,
         snapshot_bytes: entry.snapshot_bytes,
+        deleted: entry.deleted,
         as_of: entry.as_of,
     })
 }

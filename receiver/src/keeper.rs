@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -146,7 +146,7 @@ impl Work {
         let (mut rest_until, mut thin_at) = (Instant::now(), Instant::now());
         while !self.rest() {
             let begun = Instant::now();
-            if begun < rest_until && !self.is_capped() {
+            if begun < rest_until && !self.is_urgent() {
                 continue;
             }
             if !self.policy.keeps_everything() && begun >= thin_at {
@@ -167,7 +167,8 @@ impl Work {
         }
     }
 
-    /// Waits for the next turn; whether it is time to end. When commits begin to wait for room it is time, unless nothing could be done for that the last time.
+    /// Waits for the next turn; whether it is time to end. When commits begin to wait for room it is time, unless nothing could be done for that the last time; and when
+    /// a volume was deleted.
     fn rest(&self) -> bool {
         let until = Instant::now() + limits::KEEP_PAUSE;
         loop {
@@ -175,10 +176,15 @@ impl Work {
             if self.stop.rest(left.min(limits::FULL_RETRY)) {
                 return true;
             }
-            if Instant::now() >= until || (self.is_capped() && !self.helpless) {
+            let urgent = self.is_urgent() && !(self.is_capped() && self.helpless);
+            if Instant::now() >= until || urgent {
                 return false;
             }
         }
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.is_capped() || self.context.space_wanted.load(Ordering::Relaxed)
     }
 
     /// Whether commits wait for room below the store's cap: nothing is worth more then.
@@ -192,7 +198,8 @@ impl Work {
         let log_bytes = store.log_len();
         let worth = self.live_bytes.unwrap_or(0) / 100 * limits::COMPACT_FROM_PERCENT;
         metrics.set_log(log_bytes, self.live_bytes);
-        if log_bytes <= worth + limits::COMPACT_FROM_BYTES {
+        let wanted = self.context.space_wanted.swap(false, Ordering::Relaxed);
+        if !wanted && log_bytes <= worth + limits::COMPACT_FROM_BYTES {
             return false;
         }
         let stop = self.stop.clone();
@@ -218,6 +225,8 @@ impl Work {
             }
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
             Err(error @ StoreError::Full { .. }) => debug!(%error, "no space to compact in"),
+            // Deleted meanwhile.
+            Err(error @ StoreError::NoSuchVolume(_)) => debug!(%error, "compaction begins anew later"),
             Err(error) => {
                 let text = error.to_string();
                 if self.failing.as_ref() != Some(&text) {
@@ -262,6 +271,7 @@ impl Work {
                 self.exhausted = done.exhausted;
             }
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
+            Err(error @ StoreError::NoSuchVolume(_)) => debug!(%error, "room is made later"),
             Err(error) => {
                 let text = error.to_string();
                 if self.failing.as_ref() != Some(&text) {
@@ -290,7 +300,10 @@ impl Work {
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
             // Somebody was faster; the next round looks again.
             Err(
-                error @ (StoreError::InUse(..) | StoreError::EpochMoved { .. } | StoreError::Full { .. }),
+                error @ (StoreError::InUse(..)
+                | StoreError::EpochMoved { .. }
+                | StoreError::NoSuchVolume(_)
+                | StoreError::Full { .. }),
             ) => {
                 debug!(%volume, %error, "points not dropped");
                 return false;

@@ -90,6 +90,8 @@ pub const COMPACT_ROUND_BYTES: u64 = 16 * 1024 * 1024;
 pub const COMPACT_BATCH_BYTES: usize = 1024 * 1024;
 /// The wall clock counts as wrong where it gains more than this on the steady clock while the receiver runs.
 pub const CLOCK_STEP: Duration = Duration::from_secs(60);
+/// Points of a deleted volume that leave the index at once.
+pub const DELETE_POINTS: usize = 16 * 1024;
 /// Points that one operator's connection keeps from being dropped; of more the oldest are let go.
 pub const PINS_PER_CONNECTION: usize = 64;
 /// Bytes of merged operations written at once by a thinning.

@@ -12,7 +12,7 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -60,7 +60,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let images = match config.image.clone() {
         Some(dir) => {
             let store = store.clone();
-            Some(server::blocking(move || Images::start(store, &dir)).await.map_err(RunError::Image)?)
+            let images = server::blocking(move || Images::start(store, &dir)).await;
+            Some(Arc::new(images.map_err(RunError::Image)?))
         }
         None => None,
     };
@@ -75,6 +76,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         trees: Semaphore::new(limits::TREES_AT_ONCE),
         verifications: Semaphore::new(limits::VERIFY_AT_ONCE),
         cap: config.cap,
+        space_wanted: AtomicBool::new(false),
         closing,
     });
     if let Some(path) = &config.port_file {

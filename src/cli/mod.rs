@@ -4,6 +4,7 @@
 
 mod cat;
 mod clone;
+mod delete;
 mod demo;
 mod diff;
 mod drill;

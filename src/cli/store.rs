@@ -14,6 +14,7 @@ use tidelock_receiver::{
 };
 
 use super::{
+    delete::{self, DeleteArgs},
     exit::{DAMAGED, Failure},
     keys::{self, KeyArgs, KeygenArgs},
     output,
@@ -31,6 +32,7 @@ pub(crate) struct Args {
 enum Command {
     Rebuild(RebuildArgs),
     Plan(PlanArgs),
+    Delete(DeleteArgs),
     Compact(CompactArgs),
     Keygen(KeygenArgs),
     Fetch(FetchArgs),
@@ -106,6 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Rebuild(args) => run_rebuild(args),
         Command::Plan(args) => run_plan(args),
+        Command::Delete(args) => delete::run(args),
         Command::Compact(args) => run_compact(args),
         Command::Keygen(args) => keys::keygen(args),
         Command::Fetch(args) => run_fetch(args),

@@ -13,7 +13,7 @@ use tidelock_receiver::{
     verify::{Event, verify},
 };
 
-use super::{Probe, Volume, chunk_ids};
+use super::{Deleted, Probe, Volume, chunk_ids};
 use crate::{
     at::to_ns,
     error::FailoverError,
@@ -160,6 +160,28 @@ impl Direct {
         to: &VolumeName,
     ) -> Result<Point, FailoverError> {
         Ok(self.store.clone_volume(name, point, to, to_ns(SystemTime::now()))?)
+    }
+
+    /// The space is given back at once, as far as it can be: what the open segment holds stays until the log has gone on.
+    pub(super) fn delete(&self, name: &VolumeName, expected: Epoch) -> Result<Deleted, FailoverError> {
+        let done = self.store.delete(name, expected)?;
+        let freed_bytes = self.give_back()?;
+        Ok(Deleted { points: done.points, epoch: done.epoch, freed_bytes })
+    }
+
+    /// Bytes given back; `None` where keys of other tenants are missing, so that what they need is not known.
+    fn give_back(&self) -> Result<Option<u64>, FailoverError> {
+        let mut freed_bytes = 0;
+        loop {
+            let retired = match self.store.retire(&mut |_| ()) {
+                Err(StoreError::Key(_)) => return Ok(None),
+                other => other?,
+            };
+            freed_bytes += retired.freed_bytes.saturating_sub(retired.copied_bytes);
+            if retired.freed_bytes <= retired.copied_bytes {
+                return Ok(Some(freed_bytes));
+            }
+        }
     }
 
     pub(super) fn tag(&self, name: &VolumeName, point: PointId, tag: &str) -> Result<(), FailoverError> {

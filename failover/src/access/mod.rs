@@ -60,6 +60,15 @@ pub(crate) struct Image {
     pub(crate) failure: Option<String>,
 }
 
+/// What a deletion did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deleted {
+    pub(crate) points: u64,
+    pub(crate) epoch: Epoch,
+    /// Bytes that were given back; a running receiver does that later.
+    pub(crate) freed_bytes: Option<u64>,
+}
+
 /// Whether the content of a point is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Probe {
@@ -241,6 +250,19 @@ impl Access {
         match &self.0 {
             Kind::Remote(remote) => remote.clone_volume(name, point, to),
             Kind::Direct(direct) => direct.clone_volume(name, point, to),
+        }
+    }
+
+    /// Deletes a volume with all its points, if its epoch is still `expected`; with `force` although its sidecar is connected.
+    pub(crate) fn delete(
+        &self,
+        name: &VolumeName,
+        expected: Epoch,
+        force: bool,
+    ) -> Result<Deleted, FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.delete(name, expected, force),
+            Kind::Direct(direct) => direct.delete(name, expected),
         }
     }
 

@@ -14,9 +14,9 @@ use tidelock_proto::{
     wire::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
-            ChunksRequest, CloneRequest, FindRequest, ImageRequest, Open, OpenKind, OperatorReply,
-            OperatorRequest, PointsRequest, PromoteRequest, ReleaseRequest, ReplyKind, RequestKind,
-            StatusRequest, TagRequest, TreeRequest, UsageRequest, VerifyRequest, VolumeStatus,
+            ChunksRequest, CloneRequest, DeleteRequest, FindRequest, ImageRequest, Open, OpenKind,
+            OperatorReply, OperatorRequest, PointsRequest, PromoteRequest, ReleaseRequest, ReplyKind,
+            RequestKind, StatusRequest, TagRequest, TreeRequest, UsageRequest, VerifyRequest, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
@@ -28,7 +28,7 @@ use tidelock_receiver::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::{Image, Live, Probe, Volume, chunk_ids};
+use super::{Deleted, Image, Live, Probe, Volume, chunk_ids};
 use crate::{
     error::FailoverError,
     limits,
@@ -294,6 +294,25 @@ impl Remote {
         let point = Some(point_id_to_wire(point));
         let request = TagRequest { volume: name.to_string(), point, tag: tag.to_owned() };
         self.ask(RequestKind::Tag(request), |_| Err(FailoverError::Answer))
+    }
+
+    pub(super) fn delete(&self, name: &VolumeName, expected: Epoch, force: bool) -> Result<Deleted> {
+        let request = DeleteRequest { volume: name.to_string(), expected_epoch: expected.0, force };
+        let mut deleted = None;
+        let asked = self.ask(RequestKind::Delete(request), |reply| match reply {
+            ReplyKind::Deleted(done) => {
+                let (points, epoch) = (done.points, Epoch(done.epoch));
+                deleted = Some(Deleted { points, epoch, freed_bytes: None });
+                Ok(true)
+            }
+            _ => Err(FailoverError::Answer),
+        });
+        match asked {
+            Err(FailoverError::Failed { code: CODE_EPOCH, .. }) => {
+                Err(FailoverError::EpochMoved { volume: name.clone(), expected })
+            }
+            asked => asked.and_then(|()| deleted.ok_or(FailoverError::Answer)),
+        }
     }
 
     pub(super) fn release(&self, name: &VolumeName, point: PointId) -> Result<()> {

@@ -315,7 +315,7 @@ pub struct Ack {
 pub struct OperatorRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 27, 30")]
+    #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 27, 30, 34")]
     pub kind: Option<RequestKind>,
 }
 
@@ -357,6 +357,31 @@ pub enum RequestKind {
     /// Brings the hot image to the newest point.
     #[prost(message, tag = "30")]
     Image(ImageRequest),
+    /// Deletes a volume with all its points.
+    #[prost(message, tag = "34")]
+    Delete(DeleteRequest),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct DeleteRequest {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    /// The epoch it must have.
+    #[prost(uint64, tag = "2")]
+    pub expected_epoch: u64,
+    /// Although its sidecar is connected.
+    #[prost(bool, tag = "3")]
+    pub force: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Deleted {
+    /// How many points it had.
+    #[prost(uint64, tag = "1")]
+    pub points: u64,
+    /// From which epoch on a volume of this name may begin.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -480,7 +505,7 @@ pub struct CloneRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorReply {
-    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 30")]
+    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 30, 34")]
     pub kind: Option<ReplyKind>,
 }
 
@@ -522,6 +547,8 @@ pub enum ReplyKind {
     Cloned(Point),
     #[prost(message, tag = "30")]
     Image(Image),
+    #[prost(message, tag = "34")]
+    Deleted(Deleted),
 }
 
 #[derive(Clone, PartialEq, Message)]

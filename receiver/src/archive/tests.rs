@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     store::{
-        Store, StoreOptions,
+        Record, Store, StoreOptions,
         tests::harness::{self, volume},
     },
     verify,
@@ -340,4 +340,45 @@ async fn damage_in_the_archive_is_named_and_never_opened() {
         }
     }
     check_opens(&bucket, &source, 40, "repaired").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_goes_from_the_archive_too() {
+    let bucket = memory();
+    let site = Site::new(&bucket);
+    site.attach().await.unwrap();
+    let store = site.open();
+    let mut uploader = site.uploader(&store).await.unwrap();
+    let (mut gone, mut stays) =
+        (harness::Source::new(volume("t/gone"), 1), harness::Source::new(volume("t/stays"), 2));
+    let mut contents = Vec::new();
+    for _ in 0..30 {
+        let batch = gone.commit();
+        contents.extend(batch.records.iter().filter_map(|record| match record {
+            Record::Chunk(chunk) if chunk.payload.len() >= 100 => Some(chunk.payload.slice(..100)),
+            _ => None,
+        }));
+        store.append_and_wait(batch).unwrap();
+        store.append_and_wait(stays.commit()).unwrap();
+    }
+    up_to_date(&mut uploader).await.unwrap();
+    let found = async || {
+        let mut found = 0;
+        for folder in [CHAIN, DATA] {
+            for object in bucket.list(folder).await.unwrap() {
+                let bytes = bucket.get(&object.name).await.unwrap().unwrap();
+                found += contents
+                    .iter()
+                    .filter(|content| bytes.windows(100).any(|window| window == &content[..]))
+                    .count();
+            }
+        }
+        found
+    };
+    assert!(found().await >= contents.len() && contents.len() > 20);
+    store.delete(&gone.volume, tidelock_proto::Epoch(1)).unwrap();
+    while store.retire(&mut |_| {}).unwrap().segments > 0 {}
+    up_to_date(&mut uploader).await.unwrap();
+    assert_eq!(found().await, 0);
+    check_opens(&bucket, &stays, 30, "after the deletion").await;
 }

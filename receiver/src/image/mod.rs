@@ -80,6 +80,8 @@ pub(crate) struct Images {
 
 struct Running {
     slot: Arc<Slot>,
+    /// Its long work is to end.
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -89,6 +91,8 @@ impl Images {
         let lock = places::lock(dir)?;
         let images =
             Self { store, dir: dir.to_owned(), running: Mutex::default(), stop: Arc::default(), _lock: lock };
+        // What a crash has left.
+        images.store.deleted_volumes().iter().for_each(|volume| images.remove(volume));
         images.store.volumes().iter().for_each(|volume| images.nudge(volume));
         Ok(images)
     }
@@ -99,16 +103,28 @@ impl Images {
         match running.get(volume) {
             Some(known) => known.slot.nudge(),
             None if !self.stop.load(Ordering::Relaxed) => {
-                let slot = Arc::new(Slot::default());
-                let follower =
-                    Follower::new(self.store.clone(), &self.dir, volume.clone(), self.stop.clone());
+                let (slot, stop) = (Arc::new(Slot::default()), Arc::new(AtomicBool::new(false)));
+                let follower = Follower::new(self.store.clone(), &self.dir, volume.clone(), stop.clone());
                 let thread = worker::spawn(follower, volume.clone(), slot.clone()).inspect_err(|reason| {
                     warn!(%volume, reason, "no image is kept");
                     slot.set_state(ImageState::Failed(reason.clone()));
                 });
-                running.insert(volume.clone(), Running { slot, thread: thread.ok() });
+                running.insert(volume.clone(), Running { slot, stop, thread: thread.ok() });
             }
             None => {}
+        }
+    }
+
+    /// Nobody follows the volume any more, and keeps no point of it, until the next nudge. Waits for that.
+    pub(crate) fn end(&self, volume: &VolumeName) {
+        let running = self.running.lock().remove(volume);
+        running.into_iter().for_each(|running| running.end(volume));
+    }
+
+    /// The volume is gone, and [`Images::end`] was called: so are its files.
+    pub(crate) fn remove(&self, volume: &VolumeName) {
+        if let Err(error) = places::Places::of(&self.dir, volume).remove() {
+            warn!(%volume, %error, "the image of a deleted volume is not removed");
         }
     }
 
@@ -142,11 +158,21 @@ impl Drop for Images {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let running = std::mem::take(&mut *self.running.lock());
-        running.values().for_each(|running| running.slot.stop());
-        for (volume, running) in running {
-            if running.thread.is_some_and(|thread| thread.join().is_err()) {
-                error!(%volume, "the image's thread panicked");
-            }
+        running.values().for_each(Running::stop);
+        running.into_iter().for_each(|(volume, running)| running.end(&volume));
+    }
+}
+
+impl Running {
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.slot.stop();
+    }
+
+    fn end(self, volume: &VolumeName) {
+        self.stop();
+        if self.thread.is_some_and(|thread| thread.join().is_err()) {
+            error!(%volume, "the image's thread panicked");
         }
     }
 }

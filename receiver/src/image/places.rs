@@ -77,6 +77,19 @@ impl Places {
         }
     }
 
+    /// Removes all of it; what is known of it first, so that nothing is taken for an image that is half gone.
+    pub(super) fn remove(&self) -> Result<(), ImageError> {
+        for dir in [&self.own, &self.image] {
+            match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(fail("remove", dir)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// What is known of the image; nothing if it was never whole.
     pub(super) fn state(&self) -> Option<State> {
         serde_json::from_slice(&fs::read(self.own.join("state")).ok()?).ok()

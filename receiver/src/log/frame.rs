@@ -27,7 +27,8 @@ use crate::limits;
 /// - 2: points are dropped, and those that stay merged with them.
 /// - 3: segments are retired, and what is needed of them is written again.
 /// - 4: records may be encrypted, and points may be held.
-pub const LOG_VERSION: u32 = 4;
+/// - 5: volumes may be deleted.
+pub const LOG_VERSION: u32 = 5;
 /// Length of a record's header, in bytes.
 pub const RECORD_HEADER_BYTES: usize = 40;
 /// Where the first record of a segment is.

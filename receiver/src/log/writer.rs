@@ -93,6 +93,8 @@ struct Open {
     at: u64,
     /// Bytes for which there is space.
     capacity: u64,
+    /// It is to take no more records.
+    ended: bool,
     /// Records not yet handed to the file system; they end at `at`.
     buffer: Vec<u8>,
 }
@@ -136,7 +138,7 @@ impl LogWriter {
             }
             file.sync().map_err(LogError::io("reserve", end.segment))?;
             let (salt, at) = (header.salt, end.offset);
-            writer.open = Some(Open { file, salt, at, capacity, buffer: Vec::new() });
+            writer.open = Some(Open { file, salt, at, capacity, ended: false, buffer: Vec::new() });
         }
         Ok(writer)
     }
@@ -207,6 +209,13 @@ impl LogWriter {
         self.spend = spend;
     }
 
+    /// The next record begins a segment, if there is space for one.
+    pub fn end_segment(&mut self) {
+        if let Some(open) = self.open.as_mut() {
+            open.ended = true;
+        }
+    }
+
     /// Whether there is space for a whole segment beside the reserve, or why there is none.
     pub fn check_space(&self) -> Result<(), LogError> {
         self.space_for(self.options.segment_bytes)
@@ -256,7 +265,8 @@ impl LogWriter {
     fn make_room(&mut self, bytes: u64) -> Result<(), LogError> {
         let len = self.segment_len(bytes);
         let Some(open) = &mut self.open else { return self.begin_segment(len) };
-        if open.at + bytes <= open.capacity {
+        let fits = open.at + bytes <= open.capacity;
+        if fits && !(open.ended && open.at > RECORDS_START) {
             return Ok(());
         }
         if open.at == RECORDS_START {
@@ -264,7 +274,14 @@ impl LogWriter {
             open.capacity = len;
             return Ok(());
         }
-        self.space_for(len)?;
+        match self.space_for(len) {
+            // It was only asked for.
+            Err(LogError::Full { .. }) if fits => {
+                self.open.as_mut().expect("checked above").ended = false;
+                return Ok(());
+            }
+            other => other?,
+        }
         self.write_out()?;
         let open = self.open.take().expect("checked above");
         open.file
@@ -301,8 +318,8 @@ impl LogWriter {
             .and_then(|()| self.disk.sync_names())
             .map_err(LogError::io("begin", segment))?;
         self.segment = segment;
-        self.open =
-            Some(Open { file, salt: header.salt, at: RECORDS_START, capacity: len, buffer: Vec::new() });
+        let (salt, at) = (header.salt, RECORDS_START);
+        self.open = Some(Open { file, salt, at, capacity: len, ended: false, buffer: Vec::new() });
         Ok(())
     }
 }

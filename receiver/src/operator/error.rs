@@ -48,6 +48,10 @@ pub(super) enum OperatorError {
     Epoch { current: Epoch, expected: Epoch },
     #[error("{0}")]
     Leave(#[from] LeaveError),
+    #[error(
+        "the sidecar of volume {0} is connected: stop it first, or use --force, which ends its replication"
+    )]
+    Connected(VolumeName),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{}", .0.line())]
@@ -69,6 +73,7 @@ impl OperatorError {
             Self::NotPermitted { .. } => 2,
             Self::Epoch { .. } => 5,
             Self::Leave(_) => 10,
+            Self::Connected(_) => 11,
             Self::Store(error) => match error {
                 StoreError::Full { .. } => 7,
                 StoreError::Key(_) => 8,
@@ -76,6 +81,7 @@ impl OperatorError {
                 StoreError::NoSuchVolume(_) => 3,
                 StoreError::NoSuchPoint(..) => 4,
                 StoreError::EpochMoved { .. } | StoreError::Fenced { .. } => 5,
+                StoreError::PointOpen(..) => 11,
                 // Ids of chunks come from trees, so one that is not there was lost.
                 StoreError::NoSuchChunk(_) => 6,
                 error if error.is_damage() => 6,

@@ -4,6 +4,7 @@
 //! cannot tell a volume that exists from one that does not.
 
 mod clone;
+mod delete;
 mod error;
 mod history;
 mod image;
@@ -144,6 +145,9 @@ async fn answer(
         }
         RequestKind::Image(request) => {
             image::answer(context, permitted(&request.volume)?, request.release, replies).await?;
+        }
+        RequestKind::Delete(request) => {
+            delete::answer(context, peer, permitted(&request.volume)?, &request, replies).await?;
         }
         RequestKind::Clone(request) => {
             let (volume, to) = (permitted(&request.volume)?, permitted(&request.to)?);

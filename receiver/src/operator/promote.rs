@@ -106,7 +106,11 @@ async fn planned(
     Ok((epoch, last))
 }
 
-fn check(store: &Store, volume: &VolumeName, expected: Epoch) -> Result<VolumeInfo, OperatorError> {
+pub(super) fn check(
+    store: &Store,
+    volume: &VolumeName,
+    expected: Epoch,
+) -> Result<VolumeInfo, OperatorError> {
     let info = store.volume(volume).ok_or_else(|| store.no_volume(volume))?;
     if info.epoch == expected {
         Ok(info)

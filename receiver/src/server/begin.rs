@@ -47,6 +47,8 @@ pub(super) enum Refusal {
          sidecar with --epoch {current}; if the volume was promoted at another receiver, add --raise-epoch"
     )]
     Ungranted { volume: VolumeName, current: Epoch, writer: Epoch },
+    #[error("volume {volume} was deleted here; to begin it anew start its sidecar with --epoch {next}")]
+    Deleted { volume: VolumeName, next: Epoch },
     #[error("a text of Hello is longer than {} bytes", wire_limits::TEXT_MAX_BYTES)]
     TooLong,
     #[error("volume {volume} was promoted to epoch {current}, and this writer is of epoch {writer}")]
@@ -117,7 +119,7 @@ pub(super) fn authorise(hello: &Hello, peer: &Peer) -> Result<VolumeName, Refusa
 pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName) -> Result<Begun, Refusal> {
     let epoch = Epoch(hello.epoch);
     // Before anybody is disturbed; the epoch that counts is looked at again below.
-    check_epoch(context.store.volume(volume).as_ref(), volume, hello)?;
+    check_epoch(&context.store, context.store.volume(volume).as_ref(), volume, hello)?;
     if hello.import && context.volumes.get(volume).is_written_by_another(hello.instance) {
         return Err(Refusal::HasWriter { volume: volume.clone() });
     }
@@ -171,8 +173,17 @@ fn interrupted(interruption: Interruption, volume: &VolumeName, writer: Epoch) -
     }
 }
 
-fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, hello: &Hello) -> Result<(), Refusal> {
+fn check_epoch(
+    store: &Store,
+    info: Option<&VolumeInfo>,
+    volume: &VolumeName,
+    hello: &Hello,
+) -> Result<(), Refusal> {
     let writer = Epoch(hello.epoch);
+    // Its sidecar is not told that it is fenced: nothing was promoted, and its application may go on.
+    if let Some(next) = store.deleted(volume).filter(|next| *next > writer) {
+        return Err(Refusal::Deleted { volume: volume.clone(), next });
+    }
     match info {
         Some(info) if info.epoch > writer => {
             Err(Refusal::Fenced { volume: volume.clone(), current: info.epoch, writer })
@@ -188,7 +199,7 @@ fn check_epoch(info: Option<&VolumeInfo>, volume: &VolumeName, hello: &Hello) ->
 /// says so, raises it here too, durably and upon the newest point.
 async fn current(store: &Store, volume: &VolumeName, hello: &Hello) -> Result<Option<VolumeInfo>, Refusal> {
     let (info, writer) = (store.volume(volume), Epoch(hello.epoch));
-    check_epoch(info.as_ref(), volume, hello)?;
+    check_epoch(store, info.as_ref(), volume, hello)?;
     match info {
         Some(info) if info.epoch < writer => {
             store.raise_epoch(volume, info.epoch, writer, info.last.id).await.await?;

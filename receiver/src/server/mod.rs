@@ -7,7 +7,7 @@ mod begin;
 mod checks;
 mod sidecar;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use tidelock_proto::{
     VolumeName,
@@ -33,7 +33,7 @@ pub(crate) struct Context {
     pub(crate) volumes: Volumes,
     pub(crate) metrics: Metrics,
     /// The hot images, if any are kept.
-    pub(crate) images: Option<Images>,
+    pub(crate) images: Option<Arc<Images>>,
     pub(crate) checks: CheckPool,
     /// Trees built for operators, each of which may be large.
     pub(crate) trees: Semaphore,
@@ -43,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) verifications: Semaphore,
     /// How long the store's log may get.
     pub(crate) cap: Option<Cap>,
+    /// Much is not needed any more: space is to be given back soon.
+    pub(crate) space_wanted: AtomicBool,
     /// Turns true when the receiver shuts down.
     pub(crate) closing: watch::Receiver<bool>,
 }

@@ -74,6 +74,16 @@ pub enum Record {
         /// When the oldest point that stays was cut, in nanoseconds since 1970.
         oldest_ns: u64,
     },
+    /// Deletes a volume with its points up to one, or goes on with that. Whoever writes it is fenced by the first.
+    /// Where the name has begun anew nothing goes on.
+    Delete {
+        /// The volume.
+        volume: VolumeName,
+        /// Its epoch; `None` to go on.
+        expected: Option<Epoch>,
+        /// The last of the points that go now.
+        upto: PointId,
+    },
     /// Says anew what is known of a volume.
     Journal {
         /// The volume.
@@ -179,6 +189,7 @@ impl Batch {
                 Record::Drop { runs, .. } | Record::Journal { kept: runs, .. } => runs.len() * 24,
                 Record::Retired { chunks, .. } => chunks.len() * 64,
                 Record::Epoch { .. } | Record::Tag { .. } | Record::Release { .. } => 0,
+                Record::Delete { .. } => 0,
             };
         self.records.push(record);
     }

@@ -120,7 +120,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
             Ok(chunks) => tracing::debug!(%volume, %point, chunks, "checkpoint written"),
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return,
             // Dropped before its turn came.
-            Err(StoreError::NoSuchPoint(..)) => {
+            Err(StoreError::NoSuchPoint(..) | StoreError::NoSuchVolume(_)) => {
                 tracing::debug!(%volume, %point, "checkpoint not needed any more")
             }
             // It is asked for again by the next commit that is taken.

@@ -14,7 +14,7 @@ use tidelock_proto::{
 use super::{Batch, Commit, Record, Store, StoreError, encode_model_ops};
 
 impl Store {
-    /// Makes the volume `to` of a point, as its point 1.1, cut when that one was; it keeps its consistency and its
+    /// Makes the volume `to` of a point, as its first point, cut when that one was; it keeps its consistency and its
     /// conditions, and carries a tag that says where it comes from. Fails if there is a volume `to`. `received_ns` is
     /// now, in nanoseconds since 1970. Waits until it is durable.
     pub fn clone_volume(
@@ -34,13 +34,16 @@ impl Store {
         let _pin = self.pin(volume, point)?;
         let origin = self.point(volume, point)?;
         let tree = self.tree_at(volume, point)?;
+        // A compaction under way may have looked for what is needed before there is the clone, and look at the volume after that was deleted.
+        let lease = self.lease(to.tenant());
         for id in chunks_of(&tree) {
-            if !self.has_chunk(to.tenant(), id)? {
+            lease.count_on(&id);
+            if !self.has_chunk_or_pending(to.tenant(), id)? {
                 return Err(StoreError::NoSuchChunk(id));
             }
         }
         let cut = Cut { group: Vec::new(), digest: tree.digest(), ..origin.cut };
-        let id = PointId::new(Epoch::FIRST, Seq(1));
+        let id = PointId::new(self.deleted(to).unwrap_or(Epoch::FIRST), Seq(1));
         let tags = vec![format!("clone of {} {point}", volume.name())];
         let first = Point { id, parent: None, cut, received_ns, tags };
         let ops = encode_model_ops(tree.snapshot());

@@ -97,6 +97,7 @@ impl Store {
         for name in &names {
             copy.volume(name)?;
         }
+        copy.tombstones()?;
         copy.log.sync()?;
         done.chunks = copy.copied.len() as u64;
         done.points = copy.points;
@@ -236,6 +237,17 @@ impl<'a> Copy<'a> {
         let info = self.store.volume(volume).ok_or_else(|| StoreError::NoSuchVolume(volume.clone()))?;
         let body = VolumeBody { volume: volume.to_string(), info: encode_volume(&info).into() };
         self.append(Kind::Volume, &body)
+    }
+
+    /// From which epoch on deleted volumes may begin anew.
+    fn tombstones(&mut self) -> Result<(), StoreError> {
+        let all = self.store.shared().volumes.read().clone();
+        for (volume, info) in all.iter().filter(|(_, info)| info.deleted) {
+            self.tenant = volume.tenant().into();
+            let body = VolumeBody { volume: volume.to_string(), info: encode_volume(info).into() };
+            self.append(Kind::Volume, &body)?;
+        }
+        Ok(())
     }
 
     /// A point, everything that it needs before it, its checkpoint and tags behind it.

@@ -90,6 +90,9 @@ pub enum StoreError {
     /// The point was to be dropped, and is needed.
     #[error("volume {0}: points from {1} on cannot be dropped, one of them is the newest or has a tag")]
     InUse(VolumeName, PointId),
+    /// The volume was to be deleted, and one of its points is being read.
+    #[error("volume {0}: somebody reads its point {1}; try again when that is done")]
+    PointOpen(VolumeName, PointId),
     /// A compaction found something that must be looked at first; the store is what it was.
     #[error("nothing was compacted: {0} is not as it should be: {1}")]
     NotCompacted(&'static str, String),

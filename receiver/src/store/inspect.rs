@@ -145,6 +145,9 @@ impl Store {
             let intact = |step: Step| step.place == found || self.is_intact(step.place, step.kind);
             return Ok(decode_step(&value).is_some_and(intact));
         }
+        if self.deleted(volume).is_some_and(|epoch| id.epoch < epoch) {
+            return Ok(true);
+        }
         if self.volume(volume).is_none_or(|info| info.last.id == id) {
             return Ok(false);
         }

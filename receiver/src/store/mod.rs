@@ -16,6 +16,7 @@ mod batch;
 mod checkpoint;
 mod clone;
 mod compact;
+mod delete;
 mod error;
 mod inbox;
 mod inspect;
@@ -50,6 +51,7 @@ use tokio::sync::Semaphore;
 pub use crate::catalogue::{HOLD, VolumeInfo, is_hold};
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use compact::{CompactOptions, Compacted};
+pub use delete::Deleted;
 pub use error::{Cause, StoreError};
 pub(crate) use open::Prepared;
 pub use owed::Lease;
@@ -180,7 +182,9 @@ impl Store {
 
     /// All volumes, in the order of their names.
     pub fn volumes(&self) -> Vec<VolumeName> {
-        let mut names: Vec<_> = self.shared().volumes.read().iter().map(|(name, _)| name.clone()).collect();
+        let volumes = self.shared().volumes.read();
+        let there = volumes.iter().filter(|(_, info)| !info.deleted);
+        let mut names: Vec<_> = there.map(|(name, _)| name.clone()).collect();
         names.sort();
         names
     }

@@ -23,7 +23,7 @@ use super::{
     Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, compact,
     inbox::Inbox,
     lock::StoreLock,
-    read::{holds_of, points_in},
+    read::{holds_of, points_in, rest_of},
     writer::Writer,
 };
 use crate::{
@@ -367,6 +367,13 @@ impl Replay<'_> {
                 let value = self.index.get(Table::Catalogue, &key::point(key::POINT, volume, *base))?;
                 known.base = value.and_then(|value| decode_point(&value)).map(|(_, point): (_, Point)| point);
             }
+            Fact::Commit { volume, .. } => {
+                if let Some(end) = self.volumes.end_of_deleted(volume) {
+                    self.flush(None)?;
+                    known.gone = points_in(self.index, volume, &[(PointId::default(), end)])?;
+                    known.rest = rest_of(self.index, volume, end)?;
+                }
+            }
             Fact::Release { volume, point } => {
                 self.flush(None)?;
                 known.released = holds_of(self.index, volume, *point)?;
@@ -383,6 +390,9 @@ impl Replay<'_> {
                     kept.get(at).is_some_and(|(first, _)| first <= id)
                 };
                 known.gone = all.into_iter().filter(|id| !stays(id)).collect();
+                if kept.is_empty() {
+                    known.rest = rest_of(self.index, volume, *upto)?;
+                }
             }
             _ => {}
         }

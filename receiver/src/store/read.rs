@@ -56,11 +56,11 @@ impl Shared {
 
     /// The point, or why there is none.
     pub(super) fn point(&self, volume: &VolumeName, id: PointId) -> Result<(Place, Point), StoreError> {
-        let found = self.find_point(volume, id)?;
-        if found.is_none() && self.volumes.read().get(volume).is_none() {
+        // A deleted one may have points in the index for a while.
+        if self.volumes.read().get(volume).is_none() {
             return Err(self.no_volume(volume));
         }
-        if let Some(found) = found {
+        if let Some(found) = self.find_point(volume, id)? {
             return Ok(found);
         }
         let after = key::point(key::POINT, volume, PointId::new(id.epoch, id.seq.next()));
@@ -379,6 +379,16 @@ pub(super) fn points_in(
         points.extend(pairs.iter().filter_map(|(key, _)| Some(key::read_point(key)?.0)));
     }
     Ok(points)
+}
+
+/// Keys of everything else that is known of points up to this one: names, and checkpoints.
+pub(super) fn rest_of(index: &Index, volume: &VolumeName, upto: PointId) -> Result<Vec<Vec<u8>>, KvError> {
+    let mut keys = Vec::new();
+    for space in [key::TAG, key::CHECKPOINT] {
+        let (from, to) = (key::point(space, volume, PointId::default()), end_key(space, volume, upto));
+        keys.extend(index.range(&from, &to, false, usize::MAX)?.into_iter().map(|(key, _)| key));
+    }
+    Ok(keys)
 }
 
 pub(super) fn end_key(space: u8, volume: &VolumeName, last: PointId) -> Vec<u8> {

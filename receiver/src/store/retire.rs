@@ -79,6 +79,7 @@ impl Store {
         // What its points need is not known.
         self.check_keys()?;
         let _alone = shared.thinning.lock();
+        self.finish_deletions()?;
         let _cycle = shared.owed.begin_cycle();
         // What was queued by those who have given up their leases before this cycle.
         shared.inbox.push(Batch::new().within(Room::Upkeep), None).wait()?;
@@ -228,7 +229,6 @@ struct Unneeded {
 
 /// A few segments on their way out.
 struct Round<'a> {
-    store: &'a Store,
     shared: &'a Shared,
     needed: &'a Reachable,
     group: &'a [Candidate],
@@ -249,7 +249,6 @@ impl<'a> Round<'a> {
         pace: &'a mut dyn FnMut(Duration),
     ) -> Self {
         Self {
-            store,
             shared: store.shared(),
             needed,
             group,
@@ -319,7 +318,7 @@ impl<'a> Round<'a> {
             Unopened::Damaged(what) => LogError::from(crate::log::Damage { what, ..damage }).into(),
         })?;
         if let Some(volume) = fact.volume() {
-            if self.store.volume(volume).is_none() {
+            if self.shared.volumes.read().entry(volume).is_none() {
                 return Ok(());
             }
             if !self.mentioned.contains(volume) {

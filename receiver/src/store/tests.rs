@@ -7,6 +7,7 @@ mod crash;
 mod crash_matrix;
 mod damage;
 mod damage_matrix;
+mod delete;
 mod full;
 pub(crate) mod harness;
 mod mend;

@@ -27,10 +27,10 @@ use super::{
     Shared, StoreError,
     batch::{Batch, Commit, Record},
     inbox::{Waiting, chunk_keys},
-    read::{end_key, holds_of, points_in},
+    read::{end_key, holds_of, points_in, rest_of},
 };
 use crate::{
-    catalogue::{Catalogue, Known, decode_place, decode_step, encode_volume, is_hold},
+    catalogue::{Catalogue, Known, VolumeInfo, decode_place, decode_step, encode_volume, is_hold},
     index::{Put, Table, key},
     limits,
     log::{
@@ -167,7 +167,7 @@ impl Writer {
         {
             let mut volumes = self.shared.volumes.write();
             for volume in &group.touched {
-                if let Some(info) = self.ahead.get(volume) {
+                if let Some(info) = self.ahead.entry(volume) {
                     volumes.set(volume.clone(), info.clone());
                 }
             }
@@ -252,16 +252,15 @@ impl Writer {
             Record::Merged { volume, point, on, ops } => self.append_merged(volume, *point, *on, ops)?,
             Record::Journal { volume, kept, upto } => {
                 let no_volume = || Refused::Record(StoreError::NoSuchVolume(volume.clone()));
-                let info: Bytes = encode_volume(self.ahead.get(volume).ok_or_else(no_volume)?).into();
-                let body = JournalBody {
-                    volume: volume.to_string(),
-                    info: info.clone(),
-                    kept: kept.iter().map(RunMessage::of).collect(),
-                    upto: Some(wire::point_id_to_wire(*upto)),
-                };
-                let fact = Fact::Journal { volume: volume.clone(), info, kept: kept.clone(), upto: *upto };
-                self.append_fact(Kind::Journal, &body, &fact, &Known::default())?;
+                let info = self.ahead.entry(volume).ok_or_else(no_volume)?.clone();
+                match info.deleted {
+                    true => {
+                        self.append_journal(volume, &info, &[], info.end_of_deleted(), &Known::default())?
+                    }
+                    false => self.append_journal(volume, &info, kept, *upto, &Known::default())?,
+                }
             }
+            Record::Delete { volume, expected, upto } => self.append_delete(volume, *expected, *upto)?,
             Record::Retired { all, chunks } => {
                 self.append_fact(Kind::Retired, all, &Fact::Retired(all.clone()), &Known::default())?;
                 self.forget(all, chunks)?;
@@ -277,9 +276,13 @@ impl Writer {
         let Commit { volume, point, ops } = commit;
         self.shared.vault.check(volume.tenant()).map_err(|error| Refused::Record(error.into()))?;
         self.ahead.check_commit(volume, point).map_err(Refused::Record)?;
+        let known = match self.ahead.end_of_deleted(volume) {
+            Some(end) => self.deleted_up_to(volume, end)?,
+            None => Known::default(),
+        };
         let body = self.append_ops(volume, point, ops)?;
         let fact = Fact::Commit { volume: volume.clone(), point: point.clone(), ops_bytes: body.ops_bytes };
-        self.append_fact(Kind::Commit, &body, &fact, &Known::default())?;
+        self.append_fact(Kind::Commit, &body, &fact, &known)?;
         self.group.points.insert((volume.clone(), point.id), point.clone());
         Ok(())
     }
@@ -412,6 +415,66 @@ impl Writer {
         let body = DropBody { volume: volume.to_string(), runs: runs_body, count, oldest_ns };
         let fact = Fact::Drop { volume: volume.clone(), runs: runs.to_vec(), count, oldest_ns };
         self.append_fact(Kind::Drop, &body, &fact, &Known { gone, ..Known::default() })
+    }
+
+    /// A journal in which no point stays.
+    fn append_delete(
+        &mut self,
+        volume: &VolumeName,
+        expected: Option<Epoch>,
+        upto: PointId,
+    ) -> Result<(), Refused> {
+        self.shared.vault.check(volume.tenant()).map_err(|error| Refused::Record(error.into()))?;
+        let no_volume = || Refused::Record(StoreError::NoSuchVolume(volume.clone()));
+        let info = self.ahead.entry(volume).ok_or_else(no_volume)?;
+        match expected {
+            Some(expected) if info.epoch != expected => {
+                let (volume, current) = (volume.clone(), info.epoch);
+                return Err(Refused::Record(StoreError::EpochMoved { volume, expected, current }));
+            }
+            Some(_) if info.deleted => return Err(no_volume()),
+            None if !info.deleted => return Ok(()),
+            _ => {}
+        }
+        let tombstone = info.tombstone();
+        let (first, end) = (PointId::default(), tombstone.end_of_deleted());
+        if let Err(held) = self.shared.pins.let_go(volume, &[(first, end)]) {
+            return Err(Refused::Record(StoreError::PointOpen(volume.clone(), held)));
+        }
+        let known = self.deleted_up_to(volume, upto.min(end))?;
+        self.group.gone.extend(known.gone.iter().map(|id| (volume.clone(), *id)));
+        if expected.is_some() {
+            // So that all it had can be given back.
+            self.log.end_segment();
+        }
+        // What is not removed from the index now is gone all the same if the log is read anew.
+        self.append_journal(volume, &tombstone, &[], end, &known)
+    }
+
+    /// What the index knows of points up to this one.
+    fn deleted_up_to(&self, volume: &VolumeName, upto: PointId) -> Result<Known, StoreError> {
+        let gone = points_in(&self.shared.index, volume, &[(PointId::default(), upto)])?;
+        let rest = rest_of(&self.shared.index, volume, upto)?;
+        Ok(Known { gone, rest, ..Known::default() })
+    }
+
+    fn append_journal(
+        &mut self,
+        volume: &VolumeName,
+        info: &VolumeInfo,
+        kept: &[(PointId, PointId)],
+        upto: PointId,
+        known: &Known,
+    ) -> Result<(), Refused> {
+        let info: Bytes = encode_volume(info).into();
+        let body = JournalBody {
+            volume: volume.to_string(),
+            info: info.clone(),
+            kept: kept.iter().map(RunMessage::of).collect(),
+            upto: Some(wire::point_id_to_wire(upto)),
+        };
+        let fact = Fact::Journal { volume: volume.clone(), info, kept: kept.to_vec(), upto };
+        self.append_fact(Kind::Journal, &body, &fact, known)
     }
 
     /// Takes chunks out of the index that are only in retired segments.

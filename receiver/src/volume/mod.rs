@@ -178,6 +178,22 @@ impl Volume {
         promotion
     }
 
+    /// [`Volume::begin_promotion`] unless a session runs, which is not disturbed then.
+    pub async fn begin_unless_connected(&self) -> Option<Promotion<'_>> {
+        let alone = self.promotion.lock().await;
+        {
+            // A session says that it runs under the same lock: it is seen here, or it sees that it must stop before it takes anything.
+            let live = self.live.lock();
+            if live.connected {
+                return None;
+            }
+            self.control.send_modify(|control| control.promoting = true);
+        }
+        let mut promotion = Promotion { volume: self, _alone: alone, writer: None };
+        promotion.writer = Some(self.writer.clone().lock_owned().await);
+        Some(promotion)
+    }
+
     /// Asks the sidecar for a planned move; without one nobody answers. Whoever asked before is forgotten.
     pub fn leave(&self) -> oneshot::Receiver<Result<PointId, String>> {
         let (tell, told) = oneshot::channel();

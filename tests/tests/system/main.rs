@@ -5,6 +5,7 @@ mod browse;
 mod configuration;
 mod cost;
 mod databases;
+mod deletion;
 mod durability;
 mod encryption;
 mod failover;
