@@ -4,8 +4,8 @@ use std::{fs, os::unix::process::ExitStatusExt, path::Path};
 
 use tidelock_tests::{
     compare::assert_same,
-    site::{Site, VOLUME},
-    wait::SOON,
+    site::{Receiver, Site, VOLUME},
+    wait::{self, SOON},
 };
 
 const FENCED: i32 = 3;
@@ -16,16 +16,26 @@ fn write(dir: &Path, name: &str, text: &str) {
     fs::write(dir.join(name), text).expect("writable");
 }
 
+fn image_follows(site: &Site, receiver: &Receiver) {
+    wait::until_true("the image follows", SOON, || {
+        let status = &site.operator(receiver, &["status", VOLUME])[0];
+        status["image"]["state"] == "following" && status["image"]["point"] == status["last"]["id"]
+    });
+}
+
 #[test]
 fn a_promotion_that_is_taken_back_leaves_the_old_primary_as_it_was() {
     let site = Site::new();
-    let mut receiver = site.receiver();
-    receiver.process.allow("promoted").allow("fenced").allow("refused");
+    let images = site.path("images");
+    let mut receiver = site.try_receiver(&["--image", images.to_str().expect("test paths are UTF-8")]);
+    // The command that is killed falls silent.
+    receiver.process.allow("promoted").allow("fenced").allow("refused").allow("disconnected");
     let (old, new) = (site.new_dir("old"), site.path("new"));
     write(&old, "both", "written before");
     let mut primary = site.sidecar(&receiver, &old).start();
     primary.process.allow("fenced");
     primary.settle(SOON);
+    image_follows(&site, &receiver);
     let unpromote = |receiver| site.operator_command(receiver, &["unpromote", VOLUME]);
     let none = unpromote(&receiver).output().expect("it can be run");
     assert_eq!(none.status.code(), Some(REFUSED), "{}", String::from_utf8_lossy(&none.stderr));
@@ -33,12 +43,14 @@ fn a_promotion_that_is_taken_back_leaves_the_old_primary_as_it_was() {
     let to = new.to_str().expect("test paths are UTF-8");
     let promoted = site.operator(&receiver, &["promote", VOLUME, "--to", to, "--window", "1h"]);
     assert_eq!(promoted["window"]["point"], promoted["point"]["id"], "{promoted}");
+    assert!(promoted["image"].is_string(), "{promoted}");
     assert_eq!(primary.process.wait(SOON).code(), Some(FENCED));
     write(&old, "old", "what nobody has replicated");
     let mut standby = site.sidecar(&receiver, &new).epoch(2).start();
     standby.process.allow("fenced");
     write(&new, "new", "written in vain");
     standby.settle(SOON);
+    image_follows(&site, &receiver);
 
     // Killed between the fence and the names, and run again.
     let killed =
@@ -61,11 +73,19 @@ fn a_promotion_that_is_taken_back_leaves_the_old_primary_as_it_was() {
     }
 
     let mut primary = site.sidecar(&receiver, &old).epoch(3).start();
+    primary.process.allow("fenced");
     primary.settle(SOON);
     let standby = site.path("standby");
     site.restore(&receiver, "latest", &standby);
     assert_same(&old, &standby);
     assert!(old.join("old").exists() && !old.join("new").exists());
+    // The image, too, goes back to the line that the promoted primary had left.
+    image_follows(&site, &receiver);
+    let again = site.path("again");
+    let to = again.to_str().expect("test paths are UTF-8");
+    assert!(site.operator(&receiver, &["promote", VOLUME, "--to", to])["image"].is_string());
+    assert_same(&old, &again);
+    assert_eq!(primary.process.wait(SOON).code(), Some(FENCED));
     let committed = site.operator(&receiver, &["commit", VOLUME]);
-    assert_eq!((&committed["epoch"], committed["released"].as_array().map(Vec::len)), (&3.into(), Some(0)));
+    assert_eq!((&committed["epoch"], committed["released"].as_array().map(Vec::len)), (&4.into(), Some(0)));
 }
