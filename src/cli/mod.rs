@@ -13,6 +13,7 @@ mod failpoint;
 mod find;
 mod hold;
 mod inject;
+mod injector;
 mod keys;
 mod local;
 mod logging;
@@ -83,6 +84,7 @@ enum Command {
     Receiver(receiver::Args),
     Sidecar(sidecar::Args),
     Inject(inject::Args),
+    Injector(injector::Args),
     Demo(demo::Args),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -139,6 +141,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Receiver(args) => receiver::run(args),
         Command::Sidecar(args) => sidecar::run(args),
         Command::Inject(args) => inject::run(&args),
+        Command::Injector(args) => injector::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => shell::completions(&args, Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),

@@ -7,6 +7,7 @@ pub mod acks;
 pub mod compare;
 pub mod cuts;
 pub mod http;
+pub mod https;
 pub mod ledger;
 pub mod menagerie;
 pub mod model;

@@ -2,7 +2,7 @@
 //!
 //! The decision is a pure function of the pod, its namespace's labels and a [`Config`]: [`decide`]. It touches neither
 //! clock, file nor network, so it is safe in a dry run, and asked twice it says the same. [`review`] is that function as
-//! an admission webhook speaks it, [`offline`] the same on files.
+//! an admission webhook speaks it, [`server`] what an API server asks, [`offline`] the same on files.
 //!
 //! Two rules shape everything here. *The application is never held up*: whatever cannot be done leaves the pod as it is,
 //! admitted, with a reason a program can read ([`Reason`]). And *a sidecar may never do more than the container whose
@@ -24,6 +24,7 @@ pub mod offline;
 mod patch;
 mod reason;
 mod review;
+pub mod server;
 mod user;
 mod yaml;
 

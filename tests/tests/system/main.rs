@@ -2,6 +2,7 @@
 
 mod archive;
 mod browse;
+mod chart;
 mod configuration;
 mod cost;
 mod databases;
@@ -32,4 +33,5 @@ mod postgres;
 mod repair;
 mod roundtrip;
 mod space;
+mod webhook;
 mod window;
