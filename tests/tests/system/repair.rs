@@ -95,7 +95,8 @@ fn a_chunk_that_rotted_comes_again_from_the_sidecar() {
     let mut again = site.tidelock(["verify", "--json", "--store"]);
     let out = process::output(again.arg(site.store()));
     let report: Value = serde_json::from_slice(&out.stdout).expect("a report");
-    assert_eq!((out.status.code(), &report["damaged_points"]), (Some(5), &1.into()), "{report}");
+    // The old content may be in more points than one.
+    assert!(out.status.code() == Some(5) && report["damaged_points"].as_u64() >= Some(1), "{report}");
     assert_eq!(report["findings"][0]["file"], "gone", "{report}");
     let refused = process::output(site.tidelock(["verify", VOLUME, "--repair", "--store"]).arg(site.store()));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
