@@ -236,6 +236,15 @@ impl Site {
         self.operator(receiver, &["restore", volume, "--at", at, "--to", to])
     }
 
+    /// Promotes a point of [`VOLUME`] into the new directory `to`: whoever wrote until now is fenced. The receiver will warn of it.
+    pub fn promote(&self, receiver: &mut Receiver, at: &str, to: &Path) -> Value {
+        receiver.process.allow("promoted").allow("fenced");
+        let to = to.to_str().expect("test paths are UTF-8");
+        let report = self.operator(receiver, &["promote", VOLUME, "--at", at, "--to", to]);
+        assert_eq!(report["point"]["id"], at, "another point was promoted: {report}");
+        report
+    }
+
     /// Restores a point straight from the store; the receiver must not run.
     pub fn restore_from_store(&self, at: &str, to: &Path) -> Value {
         let mut command = self.tidelock(["restore", VOLUME, "--json", "--at", at, "--store"]);

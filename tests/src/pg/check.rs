@@ -10,8 +10,10 @@ use crate::process::{output, tail};
 pub struct Expected<'a> {
     /// Scale of the pgbench tables; their books must balance.
     pub scale: u32,
-    /// Rows that were acknowledged before the copy's instant.
+    /// All rows that were ever acknowledged.
     pub beats: &'a [Beat],
+    /// The copy's instant, in nanoseconds since 1970: what was acknowledged before it must be there, what began after it must not.
+    pub cut_ns: u64,
 }
 
 /// Starts the copy in `data`, lets it recover, checks data and indexes, stops it, and checks every page's checksum.
@@ -51,10 +53,17 @@ fn check_books(copy: &Pg, expected: Expected<'_>) -> Vec<String> {
     if accounts != Ok(i64::from(expected.scale) * 100_000) {
         wrong.push(format!("{accounts:?} accounts instead of {} × 100000", expected.scale));
     }
-    if let Some(last) = expected.beats.iter().map(|beat| beat.id).max() {
+    let Expected { beats, cut_ns, .. } = expected;
+    if let Some(last) = beats.iter().filter(|beat| beat.acked_ns < cut_ns).map(|beat| beat.id).max() {
         let held = number(&format!("SELECT count(*) FROM heartbeat WHERE id <= {last}"));
         if held != Ok(last) {
             wrong.push(format!("{held:?} heartbeats up to {last}, whose commit was acknowledged"));
+        }
+    }
+    if let Some(later) = beats.iter().filter(|beat| beat.begun_ns > cut_ns).map(|beat| beat.id).min() {
+        let newest = number("SELECT coalesce(max(id), 0) FROM heartbeat");
+        if newest.as_ref().map_or(true, |newest| *newest >= later) {
+            wrong.push(format!("heartbeat {newest:?} is held, but {later} began later"));
         }
     }
     wrong

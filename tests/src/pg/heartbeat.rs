@@ -17,6 +17,8 @@ use crate::wait::now_ns;
 pub struct Beat {
     /// Key of the row.
     pub id: i64,
+    /// When it was sent, in nanoseconds since 1970.
+    pub begun_ns: u64,
     /// When the commit was acknowledged, in nanoseconds since 1970.
     pub acked_ns: u64,
 }
@@ -41,11 +43,12 @@ impl Heartbeat {
         let thread = thread::spawn(move || {
             let insert = client.prepare("INSERT INTO heartbeat VALUES ($1)").expect("the table is there");
             for id in 1.. {
+                let begun_ns = now_ns();
                 if until.load(Ordering::Relaxed) || client.execute(&insert, &[&id]).is_err() {
                     return;
                 }
                 let acked_ns = now_ns();
-                out.lock().expect("no holder panics").push(Beat { id, acked_ns });
+                out.lock().expect("no holder panics").push(Beat { id, begun_ns, acked_ns });
                 thread::sleep(pause);
             }
         });

@@ -30,18 +30,21 @@ fn a_postgresql_copy_at_rest_passes_and_damaged_ones_fail() {
     }
     let dir = scratch();
     let (data, beats) = a_killed_server(dir.path());
-    let judge = |name: &str, damage: &dyn Fn(&Path), beats: &[Beat]| {
+    let judge_at = |cut_ns, name: &str, damage: &dyn Fn(&Path), beats: &[Beat]| {
         let copy = dir.path().join(name);
         run(Command::new("cp").arg("-a").arg(&data).arg(&copy));
         damage(&copy);
-        check_copy(&copy, &dir.path().join("run").join(name), Expected { scale: SCALE, beats })
+        check_copy(&copy, &dir.path().join("run").join(name), Expected { scale: SCALE, beats, cut_ns })
     };
+    let judge = |name: &str, damage: &dyn Fn(&Path), beats: &[Beat]| judge_at(u64::MAX, name, damage, beats);
 
     assert_eq!(judge("good", &|_| (), &beats), Vec::<String>::new());
 
     let last = beats.last().expect("there were heartbeats").id;
-    let never = [Beat { id: last + 1000, acked_ns: 0 }];
+    let never = [Beat { id: last + 1000, begun_ns: 0, acked_ns: 0 }];
     assert_ne!(judge("a-lost-commit", &|_| (), &never), Vec::<String>::new());
+    let half = beats[beats.len() / 2].acked_ns;
+    assert_ne!(judge_at(half, "commits-of-later", &|_| (), &beats), Vec::<String>::new());
 
     let index = relation(dir.path(), &data, "pgbench_accounts_pkey");
     assert_ne!(

@@ -9,7 +9,7 @@ use tidelock_tests::{
     mount::private_namespace,
     needs::{self, Need},
     pg::{
-        Beat, Heartbeat, Load, Pg,
+        Heartbeat, Load, Pg,
         check::{Expected, check_copy},
         pgbench_init,
     },
@@ -182,13 +182,12 @@ fn postgresql_starts_from_a_mounted_point_while_replication_goes_on() {
     let load = Load::start(&pg, 2, Duration::from_secs(60));
     wait::until_true("some commits", SOON, || heartbeat.acked().len() > 300);
     let point = sidecar.caught_up(SETTLE);
-    let beats = heartbeat.acked();
     let dir = site.path("mounted");
     let (mut mount, _) = site.mount(&receiver, &point.id.to_string(), &dir, &["--writable"]);
     // On the machine of the primary, whose process still has this number.
     fs::remove_file(dir.join("postmaster.pid")).expect("it was captured");
-    let covered: Vec<Beat> = beats.into_iter().filter(|beat| beat.acked_ns < point.cut_ns).collect();
-    let wrong = check_copy(&dir, &site.path("copy-run"), Expected { scale: 1, beats: &covered });
+    let expected = Expected { scale: 1, beats: &heartbeat.acked(), cut_ns: point.cut_ns };
+    let wrong = check_copy(&dir, &site.path("copy-run"), expected);
     assert_eq!(wrong, Vec::<String>::new());
     assert!(mount.stop().success());
     assert!(sidecar.caught_up(SETTLE).id > point.id, "replication went on");

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use crate::databases::points;
+use crate::databases::{FENCED, points};
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tidelock_tests::{
     acks::Ack,
@@ -10,7 +10,7 @@ use tidelock_tests::{
     mount::{Format, Mount},
     needs::{self, Need},
     pg::{
-        Beat, Heartbeat, Load, Pg,
+        Heartbeat, Load, Pg,
         check::{Expected, check_copy},
         pgbench_init,
     },
@@ -53,7 +53,7 @@ fn random_points_with_inotify_and_pauses_recover_completely() {
     }
 }
 
-/// Of the points cut in 30 s, `least` or more, `check` are restored. With a `pause_limit` the server is paused for them.
+/// Of the points cut in 30 s, `least` or more, `check` are promoted and started. With a `pause_limit` the server is paused for them.
 fn random_points_recover(
     site: &Site,
     parent: &Path,
@@ -64,7 +64,7 @@ fn random_points_recover(
 ) {
     let data = parent.join("data");
     let mut pg = Pg::init(&data, &site.path("run"));
-    let receiver = site.receiver();
+    let mut receiver = site.receiver();
     let trace = site.path("cuts");
     let mut plan = site.sidecar(&receiver, &data).tracker(tracker);
     if let Some(limit) = pause_limit {
@@ -98,17 +98,19 @@ fn random_points_recover(
     let chosen: Vec<&Ack> = candidates.choose_multiple(&mut rng, check).collect();
     let count = chosen.len();
     assert!(candidates.len() >= least, "only {} points", candidates.len());
+    sidecar.process.allow("fenced");
     let mut bad = Vec::new();
     for ack in chosen {
         let copy = site.path("copy");
-        site.restore(&receiver, &ack.id.to_string(), &copy);
-        let covered: Vec<Beat> = beats.iter().copied().filter(|beat| beat.acked_ns < ack.cut_ns).collect();
-        let wrong = check_copy(&copy, &site.path("copy-run"), Expected { scale: SCALE, beats: &covered });
+        site.promote(&mut receiver, &ack.id.to_string(), &copy);
+        let expected = Expected { scale: SCALE, beats: &beats, cut_ns: ack.cut_ns };
+        let wrong = check_copy(&copy, &site.path("copy-run"), expected);
         if !wrong.is_empty() {
             bad.push(format!("{}: {}", ack.id, wrong.join("; ")));
         }
         fs::remove_dir_all(&copy).expect("the copy is ours");
     }
+    assert_eq!(sidecar.process.wait(SOON).code(), Some(FENCED));
     assert!(bad.is_empty(), "{} of {count} points are bad:\n{}", bad.len(), bad.join("\n"));
 }
 

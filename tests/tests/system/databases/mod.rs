@@ -1,6 +1,6 @@
 //! Databases that do not know they are watched: any point of theirs is a database that recovers, with all it had promised.
 //!
-//! One file a database, one story for all. `TIDELOCK_POINTS=whole` takes as many points as it needs to be believed,
+//! One file a database, one story for all: points are promoted, in no order, and started. `TIDELOCK_POINTS=whole` takes as many points as it needs to be believed,
 //! `TIDELOCK_POINTS=N` takes N. With `TIDELOCK_KEEP=DIR` a bad point is restored once more beneath DIR, as evidence.
 
 mod etcd;
@@ -18,7 +18,7 @@ use tidelock_tests::{
     mount::{Format, Mount},
     needs::{self, Need},
     site::{Receiver, Site, Tracker},
-    wait,
+    wait::{self, SOON},
 };
 
 /// Connections that write at once.
@@ -30,12 +30,15 @@ const FEW: usize = 4;
 /// Seeding, checkpoints and a busy machine.
 const SETTLE: Duration = Duration::from_secs(120);
 
+/// Exit code of a sidecar whose epoch is over.
+pub(crate) const FENCED: i32 = 3;
+
 /// A running database on a protected directory.
 trait Database {
     /// A connection for the writer of this number.
     fn writer(&self, number: usize) -> Box<dyn Writer>;
 
-    /// Starts a restored copy, lets it recover, and has its own tools and the application's rules check it; returns the
+    /// Starts a promoted copy, lets it recover, and has its own tools and the application's rules check it; returns the
     /// counters of all writers. The copy is changed by this.
     fn check(&self, copy: &Path, run: &Path) -> Result<Vec<u64>, String>;
 }
@@ -65,7 +68,7 @@ impl Story {
         let data = mount.path().join("data");
         fs::create_dir(&data).expect("new");
         let database = start(&data, &site.new_dir("run"));
-        let receiver = site.receiver();
+        let mut receiver = site.receiver();
         let mut sidecar = site.sidecar(&receiver, &data).tracker(Tracker::Exact).start();
 
         let load = Load::start((0..WRITERS).map(|number| database.writer(number)).collect());
@@ -82,11 +85,13 @@ impl Story {
         println!("{} commits, {} points, {} looked at", ledger.len(), points.len(), chosen.len());
         assert_eq!(chosen.len(), self.points(), "too few points");
 
+        // From here on this is a failover: the primary runs on, and knows no better until it is fenced.
+        sidecar.process.allow("fenced");
         let mut bad = Vec::new();
         for Ack { id, cut_ns, .. } in &chosen {
             let at = id.to_string();
             let copy = site.path("copy");
-            site.restore(&receiver, &at, &copy);
+            site.promote(&mut receiver, &at, &copy);
             let held = database.check(&copy, &site.new_dir("copy-run"));
             let wrong = held.map_or_else(|why| vec![why], |held| ledger.judge(&held, *cut_ns, self.slack));
             if !wrong.is_empty() {
@@ -95,6 +100,7 @@ impl Story {
             }
             fs::remove_dir_all(&copy).expect("the copy is ours");
         }
+        assert_eq!(sidecar.process.wait(SOON).code(), Some(FENCED));
         assert!(bad.is_empty(), "{} of {} points are bad:\n{}", bad.len(), chosen.len(), bad.join("\n"));
     }
 
