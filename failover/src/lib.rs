@@ -9,6 +9,7 @@ mod branch;
 mod browse;
 mod clone;
 mod delete;
+mod donor;
 mod error;
 mod fill;
 mod hold;

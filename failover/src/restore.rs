@@ -12,6 +12,7 @@ use tidelock_receiver::reconcile::{self, Options, Progress, Report};
 use crate::{
     access::Access,
     at::At,
+    donor::write_beside,
     error::FailoverError,
     part::Part,
     report::{Choice, PointReport, choose},
@@ -98,7 +99,7 @@ pub fn restore(
     reconcile::check_target(directory, &target)?;
     events(Event::Step(Step::Check));
     let tree = options.part.of(access.tree(volume, &choice.point)?)?;
-    let work = write(access, volume, &tree, directory, &target, events)?;
+    let work = write_beside(access, &choice, &tree, directory, &target, events)?;
     Ok(restored(volume, &choice, directory, begun, work))
 }
 

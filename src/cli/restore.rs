@@ -140,8 +140,16 @@ fn patterns(texts: &[String]) -> Result<Patterns, Failure> {
 
 /// What was done to a directory, in a line.
 pub(crate) fn work(report: &tidelock_receiver::reconcile::Report) -> String {
+    let cloned = match &report.clone_missed {
+        _ if report.files_cloned > 0 => {
+            let bytes = output::bytes(report.bytes_cloned);
+            format!("; {} files with {bytes} cloned from the hot image", report.files_cloned)
+        }
+        Some(reason) => format!("; nothing cloned from the hot image ({reason})"),
+        None => String::new(),
+    };
     format!(
-        "{} files written, {} unchanged, {} names removed; {} written, {} compared, {} fetched",
+        "{} files written, {} unchanged, {} names removed; {} written, {} compared, {} fetched{cloned}",
         report.files_written,
         report.files_unchanged,
         report.removed,

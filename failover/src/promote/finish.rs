@@ -16,6 +16,7 @@ use super::{
 use crate::{
     access::Access,
     at::At,
+    donor::write_beside,
     error::FailoverError,
     report::{Choice, choose},
     restore::{Event, Step, millis, write},
@@ -99,7 +100,7 @@ impl Prepared {
             Err(missed) => {
                 self.image = ImageUse::Copy(Some(missed.to_string()));
                 let tree = access.tree(&self.volume, &self.choice.point)?;
-                let work = write(access, &self.volume, &tree, &self.directory, &self.target, events)?;
+                let work = write_beside(access, &self.choice, &tree, &self.directory, &self.target, events)?;
                 events(Event::Step(Step::Complete));
                 reconcile::complete(&self.directory, &tree, &self.target)?;
                 Ok(Some(work))

@@ -76,9 +76,14 @@ pub(super) fn take(
 }
 
 fn check_here(given: &Given) -> Result<(), Missed> {
-    let here = fs::symlink_metadata(&given.path)
+    if is_here(given) { Ok(()) } else { Err(Missed::Elsewhere) }
+}
+
+/// Whether the image is on this machine, and seen from here.
+pub(crate) fn is_here(given: &Given) -> bool {
+    let found = fs::symlink_metadata(&given.path)
         .is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == (given.device, given.inode));
-    if here && reconcile::marker_path(&given.path).exists() { Ok(()) } else { Err(Missed::Elsewhere) }
+    found && reconcile::marker_path(&given.path).exists()
 }
 
 /// Renames an empty directory as the image will be, and leaves the target as it was: absent or empty.

@@ -9,7 +9,7 @@
 //! the fence comes later; a primary that still runs is not lost in that time, and one that is gone writes nothing.
 //!
 //! Where the receiver keeps a hot image of the newest point and this is its machine, the image takes the place of the copy: it is looked at before the fence and taken after it
-//! ([`handover`]).
+//! ([`handover`]). Where it cannot be, or another point is promoted, the copy takes of it what is equal, by reflink, before the rest is fetched.
 //!
 //! Until it is complete the target carries the marker of an unfinished copy, with a label that names the volume and not the
 //! point. So the same command goes on after an interruption at any step, whatever the newest point is by then; after the fence it
@@ -31,6 +31,7 @@ use serde::Serialize;
 use tidelock_proto::VolumeName;
 use tidelock_receiver::reconcile::Report;
 
+pub(crate) use handover::is_here;
 pub use plan::{PromotePlan, plan};
 pub use prepare::{Prepared, prepare};
 

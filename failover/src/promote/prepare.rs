@@ -21,6 +21,7 @@ use super::{
 use crate::{
     access::{Access, Probe},
     at::{At, to_ns},
+    donor::write_beside,
     error::FailoverError,
     limits,
     report::{Choice, choose},
@@ -227,8 +228,12 @@ struct Copy<'a> {
 impl Copy<'_> {
     /// Makes the directory equal to the tree.
     fn write(&self, known: Option<Arc<Tree>>) -> Result<Report, FailoverError> {
+        let first = known.is_none();
         let target = Options { known, ..self.target.clone() };
-        let written = write(self.access, self.volume, &self.tree, self.directory, &target, self.events);
+        let written = match first {
+            true => write_beside(self.access, &self.choice, &self.tree, self.directory, &target, self.events),
+            false => write(self.access, self.volume, &self.tree, self.directory, &target, self.events),
+        };
         written.map_err(|error| match error {
             refused if refused.is_refusal() || refused.is_usage() => refused,
             source => FailoverError::BeforeFence { point: self.choice.point.id, source: Box::new(source) },

@@ -21,7 +21,8 @@ use crate::limits;
 const RESOLVE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
-/// The target directory.
+/// The target directory, or another one that is as little trusted.
+#[derive(Debug)]
 pub(super) struct Root {
     pub(super) fd: OwnedFd,
     path: PathBuf,

@@ -6,6 +6,7 @@
 //! 1. **Names** (`names`): what does not belong is removed, what is missing is created empty, hard links are joined, and
 //!    sizes are set. Only after all removals are links counted: a file is kept and written in place only if every name
 //!    it has is one that the tree gives it, so that nothing outside the target changes through a link.
+//!    Where a donor is given, files without data begin as clones of its files (`donor`): a guess, which the next pass compares.
 //! 2. **Content** (`content`): files are compared along their extents, by the chunk's id where an extent is a whole chunk;
 //!    what differs is fetched in batches and written, holes are punched.
 //! 3. **Attributes** (`attributes`): owner, extended attributes, time, mode, in this order, because each may undo
@@ -30,6 +31,7 @@ mod beneath;
 mod changes;
 mod content;
 mod difference;
+mod donor;
 mod error;
 mod marker;
 mod names;
@@ -55,6 +57,7 @@ use crate::limits;
 use beneath::{Dir, Place, Root};
 pub use changes::Changes;
 pub use difference::follow;
+pub use donor::Donor;
 pub use error::{ChunksError, ReconcileError};
 pub use marker::Vacancy;
 
@@ -94,6 +97,8 @@ pub struct Options {
     pub interrupt: Arc<AtomicBool>,
     /// The marker stays: another run is to follow, or [`complete`].
     pub unfinished: bool,
+    /// Files without data begin as clones of its files, where the file system can; see [`Donor`].
+    pub donor: Option<Arc<Donor>>,
 }
 
 impl Options {
@@ -111,6 +116,7 @@ impl Options {
             doubted: Arc::default(),
             interrupt: Arc::default(),
             unfinished: false,
+            donor: None,
         }
     }
 }
@@ -165,6 +171,12 @@ pub struct Report {
     pub bytes_written: u64,
     /// Content of the chunks that were fetched, in bytes.
     pub bytes_fetched: u64,
+    /// Files that began as clones of a donor's: what was right of them was compared and not written.
+    pub files_cloned: u64,
+    /// Their length, in bytes.
+    pub bytes_cloned: u64,
+    /// Why none could be, though there was a donor.
+    pub clone_missed: Option<String>,
     /// Ranges that were turned into holes.
     pub holes_made: u64,
     /// Attributes that this user may not set, counted.
@@ -182,6 +194,11 @@ impl Report {
         self.bytes_compared += other.bytes_compared;
         self.bytes_written += other.bytes_written;
         self.bytes_fetched += other.bytes_fetched;
+        self.files_cloned += other.files_cloned;
+        self.bytes_cloned += other.bytes_cloned;
+        if self.clone_missed.is_none() {
+            self.clone_missed.clone_from(&other.clone_missed);
+        }
         self.holes_made += other.holes_made;
         self.files_trusted += other.files_trusted;
         self.refused += other.refused;
@@ -220,7 +237,8 @@ pub fn reconcile(
     if options.unfinished {
         run.touch()?;
     }
-    let files = names::run(&run)?;
+    let mut files = names::run(&run)?;
+    donor::run(&run, &mut files)?;
     content::run(&run, &files)?;
     run.sync()?;
     attributes::run(&run)?;

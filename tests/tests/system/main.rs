@@ -30,6 +30,7 @@ mod paths;
 mod pause;
 mod peers;
 mod postgres;
+mod reflink;
 mod repair;
 mod roundtrip;
 mod space;

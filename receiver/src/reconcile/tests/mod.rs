@@ -190,3 +190,18 @@ fn of_a_known_file_other_content_is_written_and_another_name_is_not_trusted() {
     let report = report.unwrap();
     assert_eq!((report.files_trusted, report.bytes_compared), (3, 0));
 }
+
+#[test]
+fn a_donor_is_a_guess() {
+    let mut memory = Memory::default();
+    for seed in 0..30 {
+        let (dir, other_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (tree, other) = (random_tree(seed, &mut memory), random_tree(seed + 100, &mut memory));
+        make(&other_dir, &other, &memory, &options()).unwrap();
+        let donor = Some(Arc::new(Donor::open(other_dir.path()).unwrap()));
+        let report = make(&dir, &tree, &memory, &Options { donor, ..options() }).unwrap();
+        assert_equal(&dir, &tree, &memory);
+        assert_equal(&other_dir, &other, &memory);
+        assert!(report.files_cloned == 0 || report.clone_missed.is_none(), "{report:?}");
+    }
+}
