@@ -45,7 +45,7 @@ pub use hold::{HoldReport, hold, release};
 pub use mount::{MountOptions, MountReport, Mounted, Reach, Unmounted, mount};
 pub use openers::{Opener, Openers, openers};
 pub use part::Part;
-pub use plan::{PlanReport, RuleReport, plan};
+pub use plan::{CapReport, PlanReport, RuleReport, SizesReport, VolumePlanReport, plan};
 pub use promote::{
     Prepared, PromoteOptions, PromotePlan, PromoteReport, Recovery, next_command, plan as plan_promotion,
     prepare as prepare_promotion, promote,

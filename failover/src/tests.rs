@@ -293,6 +293,24 @@ fn damage_is_found_before_anybody_is_fenced() {
 }
 
 #[test]
+fn a_store_is_planned_by_the_code_of_a_receiver() {
+    let world = World::new();
+    let keep = "all:1s".parse().unwrap();
+    let found = plan(&world.access(), None, Some(&keep), Some(1 << 30)).unwrap();
+    let [volume] = &found.volumes[..] else { panic!("{found:?}") };
+    assert_eq!((volume.points, volume.kept, volume.dropped, volume.capped), (3, 1, 2, 0));
+    let sizes = found.sizes.unwrap();
+    assert_eq!(Some(sizes.freed_bytes), volume.freed_bytes);
+    assert!(sizes.freed_bytes > 0 && sizes.stopped_bytes < sizes.log_bytes, "{sizes:?}");
+    assert!(sizes.cap.is_some_and(|cap| !cap.acts) && found.unknown.is_none());
+    let one = plan(&world.access(), Some(&world.volume()), Some(&keep), None).unwrap();
+    assert_eq!((one.sizes, &one.volumes), (None, &found.volumes));
+    let default = plan(&world.access(), None, None, None).unwrap();
+    assert_eq!(default.keep, tidelock_receiver::retention::Policy::default().to_string());
+    assert!(plan(&world.access(), Some(&"t/none".parse().unwrap()), None, None).is_err());
+}
+
+#[test]
 fn a_plan_says_what_a_promotion_does_and_changes_nothing() {
     let world = World::new();
     let plan = |options: PromoteOptions| {

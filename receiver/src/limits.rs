@@ -68,6 +68,16 @@ pub const KEEP_PAUSE: Duration = Duration::from_secs(10);
 pub const THIN_EVERY: Duration = Duration::from_secs(60);
 /// Upkeep rests for so many times as long as it worked, so that it takes a small part of a core and of the disk.
 pub const UPKEEP_REST: u32 = 9;
+/// Memory for each of the three filters of chunks with which a forecast works, in bytes.
+pub const PLAN_FILTER_BYTES: u64 = 32 * 1024 * 1024;
+/// Forecasts that are made at once.
+pub const PLANS_AT_ONCE: usize = 1;
+/// How long a forecast waits for upkeep to end, so that nothing goes while it reads,
+pub const PLAN_QUIET: Duration = Duration::from_secs(10);
+/// and how often it begins where that did not help.
+pub const PLAN_ATTEMPTS: u32 = 3;
+/// How long a forecast works before it rests.
+pub const PLAN_STEP: Duration = Duration::from_millis(20);
 /// Ids of chunks that one session counts on, one by one; of more it counts on all, and nothing is removed meanwhile.
 pub const OWED_PER_LEASE: usize = 1024 * 1024;
 /// Memory for the filter of needed chunks, in bytes: 32 bits for each of 16 million.

@@ -76,6 +76,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         trees: Semaphore::new(limits::TREES_AT_ONCE),
         verifications: Semaphore::new(limits::VERIFY_AT_ONCE),
         cap: config.cap,
+        keep: config.keep.clone(),
+        plans: Semaphore::new(limits::PLANS_AT_ONCE),
         space_wanted: AtomicBool::new(false),
         closing,
     });

@@ -22,6 +22,7 @@ mod mount;
 pub(crate) mod output;
 mod patience;
 mod pki;
+mod plan;
 mod points;
 mod promote;
 mod receiver;

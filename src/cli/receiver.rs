@@ -124,7 +124,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     ended
 }
 
-fn cap_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn cap_bytes(text: &str) -> Result<u64, String> {
     let bytes = sidecar::parse_bytes(text)?;
     if bytes < limits::CAP_MIN_BYTES { Err("is less than 64M".to_owned()) } else { Ok(bytes) }
 }

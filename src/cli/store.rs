@@ -5,11 +5,11 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tidelock_failover::{RebuildReport, plan, rebuild};
+use tidelock_failover::{RebuildReport, rebuild};
 use tidelock_proto::VolumeName;
 use tidelock_receiver::{
     archive::{self, ArchiveUrl},
-    retention::{self, Policy},
+    retention::Policy,
     store::{CompactOptions, Store, StoreOptions},
 };
 
@@ -18,7 +18,7 @@ use super::{
     exit::{DAMAGED, Failure},
     keys::{self, KeyArgs, KeygenArgs},
     output,
-    source::Source,
+    plan::{self, PlanArgs},
 };
 
 /// Work on a store as a whole
@@ -76,21 +76,6 @@ struct FetchArgs {
     json: bool,
 }
 
-/// Show which points a retention policy would keep and drop now; nothing is changed
-#[derive(Debug, clap::Args)]
-struct PlanArgs {
-    /// The volume, as TENANT/NAME; all of them if absent
-    volume: Option<VolumeName>,
-    /// Tiers STEP:AGE from young to old; `all` keeps every point, `forever` has no end
-    #[arg(long, value_name = "POLICY", default_value = retention::DEFAULT)]
-    keep: Policy,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    source: Source,
-}
-
 /// Make the index and the catalogue anew from the log alone
 #[derive(Debug, clap::Args)]
 struct RebuildArgs {
@@ -107,7 +92,7 @@ struct RebuildArgs {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Rebuild(args) => run_rebuild(args),
-        Command::Plan(args) => run_plan(args),
+        Command::Plan(args) => plan::run(args),
         Command::Delete(args) => delete::run(args),
         Command::Compact(args) => run_compact(args),
         Command::Keygen(args) => keys::keygen(args),
@@ -153,23 +138,6 @@ fn run_fetch(args: &FetchArgs) -> Result<(), Failure> {
         ("written by", holder),
         ("took", output::duration(begun.elapsed().as_secs_f64() * 1e3)),
     ]);
-    Ok(())
-}
-
-fn run_plan(args: &PlanArgs) -> Result<(), Failure> {
-    let found = plan(&args.source.open()?, args.volume.as_ref(), &args.keep).map_err(Failure::failover)?;
-    if args.json {
-        return Ok(output::json(&found)?);
-    }
-    let mut rows = Vec::new();
-    for volume in &found {
-        let row = |rule: &str, kept: u64, dropped: u64| {
-            [volume.volume.clone(), rule.to_owned(), kept.to_string(), dropped.to_string()]
-        };
-        rows.extend(volume.rules.iter().map(|rule| row(&rule.rule, rule.kept, rule.dropped)));
-        rows.push(row("in all", volume.kept, volume.dropped));
-    }
-    output::table(["VOLUME", "RULE", "KEPT", "DROPPED"], &rows);
     Ok(())
 }
 

@@ -3,12 +3,17 @@
 use std::{path::Path, time::SystemTime};
 
 use bytes::Bytes;
-use tidelock_proto::{ChunkId, Epoch, PointId, Tree, VolumeName, point::Point};
+use tidelock_proto::{
+    ChunkId, Epoch, PointId, Tree, VolumeName,
+    point::Point,
+    wire::messages::{StorePlan, VolumePlan},
+};
 use tidelock_receiver::{
     history::{self, Found, Patterns, Query, Usage},
     image::{Given, Resting},
     reconcile::{Chunks, ChunksError},
-    store::{Batch, Record, Store, StoreError, StoreOptions},
+    retention::Policy,
+    store::{Ask, Batch, Record, Store, StoreError, StoreOptions},
     vault::TenantKeys,
     verify::{Event, verify},
 };
@@ -131,6 +136,23 @@ impl Direct {
             true
         })?;
         Ok(summary.expect("nobody stopped it").into())
+    }
+
+    pub(super) fn plan(
+        &self,
+        name: Option<&VolumeName>,
+        policy: Option<&Policy>,
+        cap_bytes: Option<u64>,
+    ) -> Result<(Vec<VolumePlan>, StorePlan), FailoverError> {
+        if let Some(name) = name.filter(|name| self.store.volume(name).is_none()) {
+            return Err(self.store.no_volume(name).into());
+        }
+        let policy = policy.cloned().unwrap_or_default();
+        let wanted = |volume: &VolumeName| name.is_none_or(|name| name == volume);
+        let ask = Ask { policy: &policy, now_ns: to_ns(SystemTime::now()), cap_bytes, wanted: &wanted };
+        let forecast = self.store.forecast(&ask, &mut |_| true)?;
+        let volumes = forecast.volumes.iter().map(|volume| volume.told(&policy)).collect();
+        Ok((volumes, forecast.told(&policy, name.is_none())))
     }
 
     pub(super) fn find(

@@ -5,11 +5,16 @@ mod remote;
 
 use std::path::Path;
 
-use tidelock_proto::{Epoch, PointId, Tree, VolumeName, point::Point, wire::messages::Heartbeat};
+use tidelock_proto::{
+    Epoch, PointId, Tree, VolumeName,
+    point::Point,
+    wire::messages::{Heartbeat, StorePlan, VolumePlan},
+};
 use tidelock_receiver::{
     history::{Found, Usage},
     image::Given,
     reconcile::Chunks,
+    retention::Policy,
     store::StoreError,
     vault::TenantKeys,
 };
@@ -214,6 +219,19 @@ impl Access {
             Kind::Remote(remote) => remote.verify(name, repair, told),
             Kind::Direct(_) if repair => Err(FailoverError::NeedsReceiver("--repair")),
             Kind::Direct(direct) => direct.verify(name, told),
+        }
+    }
+
+    /// What a policy and a cap would make of a volume, or of all. Without a policy it is the receiver's own, and so is the cap.
+    pub(crate) fn plan(
+        &self,
+        name: Option<&VolumeName>,
+        policy: Option<&Policy>,
+        cap_bytes: Option<u64>,
+    ) -> Result<(Vec<VolumePlan>, StorePlan), FailoverError> {
+        match &self.0 {
+            Kind::Remote(remote) => remote.plan(name, policy, cap_bytes),
+            Kind::Direct(direct) => direct.plan(name, policy, cap_bytes),
         }
     }
 

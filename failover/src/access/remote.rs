@@ -15,8 +15,9 @@ use tidelock_proto::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
             ChunksRequest, CloneRequest, DeleteRequest, FindRequest, ImageRequest, Open, OpenKind,
-            OperatorReply, OperatorRequest, PointsRequest, PromoteRequest, ReleaseRequest, ReplyKind,
-            RequestKind, StatusRequest, TagRequest, TreeRequest, UsageRequest, VerifyRequest, VolumeStatus,
+            OperatorReply, OperatorRequest, PlanRequest, PointsRequest, PromoteRequest, ReleaseRequest,
+            ReplyKind, RequestKind, StatusRequest, StorePlan, TagRequest, TreeRequest, UsageRequest,
+            VerifyRequest, VolumePlan, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
@@ -25,6 +26,7 @@ use tidelock_receiver::{
     history::{Found, Usage},
     image::Given,
     reconcile::{Chunks, ChunksError},
+    retention::Policy,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -240,6 +242,25 @@ impl Remote {
             Ok(true)
         })?;
         summary.ok_or(FailoverError::Answer)
+    }
+
+    pub(super) fn plan(
+        &self,
+        name: Option<&VolumeName>,
+        policy: Option<&Policy>,
+        cap_bytes: Option<u64>,
+    ) -> Result<(Vec<VolumePlan>, StorePlan)> {
+        let (volume, keep) = (name.map(ToString::to_string), policy.map(ToString::to_string));
+        let (mut volumes, mut store) = (Vec::new(), None);
+        self.ask(RequestKind::Plan(PlanRequest { volume, keep, cap_bytes }), |reply| {
+            match reply {
+                ReplyKind::VolumePlan(plan) => volumes.push(plan),
+                ReplyKind::StorePlan(plan) => store = Some(plan),
+                _ => return Err(FailoverError::Answer),
+            }
+            Ok(true)
+        })?;
+        Ok((volumes, store.ok_or(FailoverError::Answer)?))
     }
 
     pub(super) fn find(

@@ -8,6 +8,7 @@ mod delete;
 mod error;
 mod history;
 mod image;
+mod plan;
 mod promote;
 mod read;
 mod status;
@@ -148,6 +149,10 @@ async fn answer(
         }
         RequestKind::Delete(request) => {
             delete::answer(context, peer, permitted(&request.volume)?, &request, replies).await?;
+        }
+        RequestKind::Plan(request) => {
+            let volume = request.volume.as_deref().map(permitted).transpose()?;
+            plan::answer(context, peer, volume, &request, replies).await?;
         }
         RequestKind::Clone(request) => {
             let (volume, to) = (permitted(&request.volume)?, permitted(&request.to)?);

@@ -25,7 +25,10 @@ use tracing::{Instrument, debug, error, info_span, warn};
 pub(crate) use checks::CheckPool;
 pub(crate) use sidecar::now;
 
-use crate::{Cap, archive, image::Images, limits, metrics::Metrics, operator, store::Store, volume::Volumes};
+use crate::{
+    Cap, archive, image::Images, limits, metrics::Metrics, operator, retention::Policy, store::Store,
+    volume::Volumes,
+};
 
 /// What all streams share.
 pub(crate) struct Context {
@@ -43,6 +46,10 @@ pub(crate) struct Context {
     pub(crate) verifications: Semaphore,
     /// How long the store's log may get.
     pub(crate) cap: Option<Cap>,
+    /// Which points stay as they grow old.
+    pub(crate) keep: Policy,
+    /// Forecasts for operators, each of which reads all operations.
+    pub(crate) plans: Semaphore,
     /// Much is not needed any more: space is to be given back soon.
     pub(crate) space_wanted: AtomicBool,
     /// Turns true when the receiver shuts down.

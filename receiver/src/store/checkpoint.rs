@@ -165,7 +165,7 @@ pub(super) fn write_tree(
         bytes: 0,
         added: 0,
     };
-    writer.cut(tree)?;
+    each_chunk(tree, &mut |content| writer.add(content))?;
     let Cut { chunks, mut batch, generation, bytes: snapshot_bytes, added, lease: _lease, .. } = writer;
     batch.bind(generation);
     batch.push(Record::Checkpoint { volume: volume.clone(), point, chunks, snapshot_bytes });
@@ -190,24 +190,6 @@ struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    fn cut(&mut self, tree: &Tree) -> Result<(), StoreError> {
-        let mut buffer = Vec::with_capacity(3 * model::CHUNK_MAX_BYTES);
-        for op in tree.snapshot() {
-            encode(&op, &mut buffer);
-            if buffer.len() >= 2 * model::CHUNK_MAX_BYTES {
-                let cut = first_cut(&buffer);
-                self.add(&buffer[..cut])?;
-                buffer.drain(..cut);
-            }
-        }
-        while !buffer.is_empty() {
-            let cut = first_cut(&buffer);
-            self.add(&buffer[..cut])?;
-            buffer.drain(..cut);
-        }
-        Ok(())
-    }
-
     fn add(&mut self, content: &[u8]) -> Result<(), StoreError> {
         let id = self.key.id(content);
         self.chunks.push(id);
@@ -216,10 +198,7 @@ impl Cut<'_> {
         if self.shared.has_chunk_or_pending(self.tenant, id)? {
             return Ok(());
         }
-        let (codec, payload) = match zstd::bulk::compress(content, 1) {
-            Ok(small) if small.len() < content.len() => (Codec::Zstd, small),
-            _ => (Codec::Raw, content.to_vec()),
-        };
+        let (codec, payload) = packed(content);
         self.batch.push_chunk(self.tenant, id, codec, content.len() as u32, payload.into());
         self.added += 1;
         if self.batch.bytes() >= limits::CHECKPOINT_WINDOW_BYTES {
@@ -231,6 +210,36 @@ impl Cut<'_> {
             self.shared.inbox.push(batch.within(self.room), None).wait()?;
         }
         Ok(())
+    }
+}
+
+/// Hands over the contents of the chunks that a checkpoint of this tree has, in order.
+pub(super) fn each_chunk(
+    tree: &Tree,
+    add: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut buffer = Vec::with_capacity(3 * model::CHUNK_MAX_BYTES);
+    for op in tree.snapshot() {
+        encode(&op, &mut buffer);
+        if buffer.len() >= 2 * model::CHUNK_MAX_BYTES {
+            let cut = first_cut(&buffer);
+            add(&buffer[..cut])?;
+            buffer.drain(..cut);
+        }
+    }
+    while !buffer.is_empty() {
+        let cut = first_cut(&buffer);
+        add(&buffer[..cut])?;
+        buffer.drain(..cut);
+    }
+    Ok(())
+}
+
+/// The content of a checkpoint's chunk as it is stored.
+pub(super) fn packed(content: &[u8]) -> (Codec, Vec<u8>) {
+    match zstd::bulk::compress(content, 1) {
+        Ok(small) if small.len() < content.len() => (Codec::Zstd, small),
+        _ => (Codec::Raw, content.to_vec()),
     }
 }
 

@@ -96,6 +96,9 @@ pub enum StoreError {
     /// A compaction found something that must be looked at first; the store is what it was.
     #[error("nothing was compacted: {0} is not as it should be: {1}")]
     NotCompacted(&'static str, String),
+    /// What was to be counted changes too fast, or is in the way of somebody who makes room.
+    #[error("the store is making room, and what would become of it cannot be counted meanwhile; ask again")]
+    Restless,
     /// The tenant has no such chunk.
     #[error("chunk {0} is not in the store")]
     NoSuchChunk(ChunkId),

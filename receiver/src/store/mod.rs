@@ -18,6 +18,8 @@ mod clone;
 mod compact;
 mod delete;
 mod error;
+mod filter;
+mod forecast;
 mod inbox;
 mod inspect;
 mod lock;
@@ -29,7 +31,9 @@ mod read;
 mod relieve;
 mod retire;
 mod space;
+mod survey;
 mod thin;
+mod told;
 mod writer;
 
 use std::{
@@ -53,6 +57,7 @@ pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use compact::{CompactOptions, Compacted};
 pub use delete::Deleted;
 pub use error::{Cause, StoreError};
+pub use forecast::{Ask, CapForecast, Forecast, Sizes, VolumeForecast};
 pub(crate) use open::Prepared;
 pub use owed::Lease;
 pub use pins::Pin;

@@ -3,19 +3,19 @@
 //! Every point that is there is read: the chunks that its operations name, those of the tree that a chain begins with, and the checkpoints. That
 //! is all a point can ever ask for, because its tree is the first tree of its chain changed by these operations.
 //!
-//! Chunks go by the ids that the index has for them, which are blinded where a tenant is encrypted. Memory does not grow with the store: they are remembered in a Bloom filter of at most [`limits::COMPACT_FILTER_BYTES`] (B. H. Bloom, "Space/Time Trade-offs in
-//! Hash Coding with Allowable Errors", 1970). It may say that a chunk is needed which is not, never the other way round: the price is some garbage that stays.
+//! Chunks go by the ids that the index has for them, which are blinded where a tenant is encrypted. They are remembered in a [`Filter`] of at most
+//! [`limits::COMPACT_FILTER_BYTES`], so memory does not grow with the store. The price is some garbage that stays.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use prost::Message;
 use tidelock_proto::{
-    ChunkId, Epoch, Op, PointId, Seq, VolumeName,
+    ChunkId, Epoch, Op, PointId, Seq, Tree, VolumeName,
     wire::{self, messages},
 };
 
-use super::{Cause, Shared, StoreError};
+use super::{Cause, Shared, StoreError, filter::Filter};
 use crate::{
     catalogue::{Step, decode_place, decode_step},
     index::key,
@@ -41,7 +41,7 @@ pub(super) struct Reachable {
 impl Reachable {
     /// Reads the journals of all volumes. Takes as long as reading all their operations.
     pub(super) fn read(shared: &Shared, log_bytes: u64) -> Result<Self, StoreError> {
-        let filter = Filter::new(log_bytes);
+        let filter = Filter::new(log_bytes, limits::COMPACT_FILTER_BYTES);
         let mut found = Self { filter, bytes: HashMap::new(), owed: HashMap::new(), strays: Vec::new() };
         let volumes: Vec<VolumeName> = shared.volumes.read().iter().map(|(name, _)| name.clone()).collect();
         for volume in &volumes {
@@ -75,57 +75,26 @@ impl Reachable {
                 if space == key::POINT {
                     self.point(shared, volume, &decode_step(value).ok_or_else(unreadable)?)?;
                 } else if shared.find_point(volume, id)?.is_some() {
-                    self.checkpoint(shared, volume, decode_place(value).ok_or_else(unreadable)?)
-                        .ok_or_else(unreadable)?;
+                    let place = decode_place(value).ok_or_else(unreadable)?;
+                    shared.needs_of_checkpoint(volume, id, place, &mut |need| match need {
+                        Need::Chunk(id) => self.filter.insert(&id),
+                        Need::Record(place) => self.weigh(place),
+                    })?;
                 }
             }
         }
     }
 
     fn point(&mut self, shared: &Shared, volume: &VolumeName, step: &Step) -> Result<(), StoreError> {
-        let id = step.point.id;
-        let (body, parts) = shared.operations(volume, step)?;
-        let blind = |id: &ChunkId| shared.vault.blind(volume.tenant(), id);
-        self.weigh(step.place);
-        for part in &body.parts {
-            let place = Place::from(*part);
-            self.weigh(place);
-            if place.segment != step.place.segment {
-                self.strays.push((place.segment, volume.clone(), id));
+        shared.needs_of_point(volume, step, &mut |need| match need {
+            Need::Chunk(id) => self.filter.insert(&id),
+            Need::Record(place) => {
+                self.weigh(place);
+                if place.segment != step.place.segment {
+                    self.strays.push((place.segment, volume.clone(), step.point.id));
+                }
             }
-        }
-        for part in parts {
-            let unreadable = || {
-                let cause = Cause::Unreadable("a part of its operations");
-                StoreError::Damaged { volume: volume.clone(), point: id, cause }
-            };
-            let ops = messages::Ops::decode(part).map_err(|_| unreadable())?;
-            for op in wire::decode_ops(ops.ops).map_err(|_| unreadable())? {
-                let Op::Write { pieces, .. } = op else { continue };
-                pieces
-                    .iter()
-                    .filter_map(|piece| piece.chunk)
-                    .for_each(|chunk| self.filter.insert(&blind(&chunk.id)));
-            }
-        }
-        if step.on.is_none() {
-            let tree = shared.tree_at(volume, id)?;
-            let extents = tree.iter().filter_map(|(_, inode)| inode.extents());
-            extents
-                .flat_map(|extents| extents.iter())
-                .for_each(|(_, extent)| self.filter.insert(&blind(&extent.chunk.id)));
-        }
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, shared: &Shared, volume: &VolumeName, place: Place) -> Option<()> {
-        // One that cannot be read is not used either, but then the store is not to be touched.
-        let body = shared.log.read(place, Kind::Checkpoint).ok()?;
-        self.weigh(place);
-        for id in CheckpointBody::decode(body).ok()?.chunks.chunks(32) {
-            self.filter.insert(&shared.vault.blind(volume.tenant(), &ChunkId::from_slice(id)?));
-        }
-        Some(())
+        })
     }
 
     fn weigh_chunks(&mut self, shared: &Shared) -> Result<(), StoreError> {
@@ -155,7 +124,77 @@ impl Reachable {
     }
 }
 
+/// Something that a point or a checkpoint needs.
+pub(super) enum Need {
+    /// A record of its own.
+    Record(Place),
+    /// A chunk, by the id that the index has for it; the same one may come again.
+    Chunk(ChunkId),
+}
+
 impl Shared {
+    /// What a point needs, its checkpoint left out: its record first, then the parts of its operations and their chunks, and those of the tree that a chain begins with.
+    pub(super) fn needs_of_point(
+        &self,
+        volume: &VolumeName,
+        step: &Step,
+        each: &mut dyn FnMut(Need),
+    ) -> Result<(), StoreError> {
+        let id = step.point.id;
+        let (body, parts) = self.operations(volume, step)?;
+        each(Need::Record(step.place));
+        body.parts.iter().for_each(|part| each(Need::Record(Place::from(*part))));
+        for part in parts {
+            let unreadable = || {
+                let cause = Cause::Unreadable("a part of its operations");
+                StoreError::Damaged { volume: volume.clone(), point: id, cause }
+            };
+            let ops = messages::Ops::decode(part).map_err(|_| unreadable())?;
+            for op in wire::decode_ops(ops.ops).map_err(|_| unreadable())? {
+                self.needs_of_op(volume, &op, each);
+            }
+        }
+        if step.on.is_none() {
+            self.needs_of_tree(volume, &self.tree_at(volume, id)?, each);
+        }
+        Ok(())
+    }
+
+    /// The chunks that an operation names.
+    pub(super) fn needs_of_op(&self, volume: &VolumeName, op: &Op, each: &mut dyn FnMut(Need)) {
+        let Op::Write { pieces, .. } = op else { return };
+        let chunks = pieces.iter().filter_map(|piece| piece.chunk);
+        chunks.for_each(|chunk| each(Need::Chunk(self.vault.blind(volume.tenant(), &chunk.id))));
+    }
+
+    /// The chunks of a tree.
+    pub(super) fn needs_of_tree(&self, volume: &VolumeName, tree: &Tree, each: &mut dyn FnMut(Need)) {
+        let extents = tree.iter().filter_map(|(_, inode)| inode.extents());
+        let chunks = extents.flat_map(|extents| extents.iter().map(|(_, extent)| extent.chunk.id));
+        chunks.for_each(|id| each(Need::Chunk(self.vault.blind(volume.tenant(), &id))));
+    }
+
+    /// What a checkpoint needs. One that cannot be read is an error: it is not used either, but then the store is not to be touched.
+    pub(super) fn needs_of_checkpoint(
+        &self,
+        volume: &VolumeName,
+        point: PointId,
+        place: Place,
+        each: &mut dyn FnMut(Need),
+    ) -> Result<(), StoreError> {
+        let unreadable = || {
+            let cause = Cause::Unreadable("checkpoint");
+            StoreError::Damaged { volume: volume.clone(), point, cause }
+        };
+        let body = self.log.read(place, Kind::Checkpoint).map_err(|_| unreadable())?;
+        each(Need::Record(place));
+        for id in CheckpointBody::decode(body).map_err(|_| unreadable())?.chunks.chunks(32) {
+            let id = ChunkId::from_slice(id).ok_or_else(unreadable)?;
+            each(Need::Chunk(self.vault.blind(volume.tenant(), &id)));
+        }
+        Ok(())
+    }
+
     /// The record of a point, and the parts of its operations.
     pub(super) fn operations(
         &self,
@@ -175,34 +214,5 @@ impl Shared {
             parts.push(self.log.read((*part).into(), Kind::Ops)?);
         }
         Ok((body, parts))
-    }
-}
-
-struct Filter {
-    words: Vec<u64>,
-}
-
-impl Filter {
-    /// Sixteen bits for each 4 KiB of the log, as far as the limit goes.
-    fn new(log_bytes: u64) -> Self {
-        let words = (log_bytes / 4096 / 4).clamp(1024, limits::COMPACT_FILTER_BYTES / 8);
-        Self { words: vec![0; words.next_power_of_two() as usize] }
-    }
-
-    fn bits(&self, id: &ChunkId) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let number = |at: usize| u64::from_le_bytes(id.0[at..at + 8].try_into().expect("eight bytes"));
-        let (first, step, mask) = (number(8), number(16) | 1, self.words.len() as u64 * 64 - 1);
-        (0..6u64).map(move |turn| {
-            let bit = first.wrapping_add(step.wrapping_mul(turn)) & mask;
-            ((bit / 64) as usize, 1 << (bit % 64))
-        })
-    }
-
-    fn insert(&mut self, id: &ChunkId) {
-        self.bits(id).for_each(|(word, bit)| self.words[word] |= bit);
-    }
-
-    fn contains(&self, id: &ChunkId) -> bool {
-        self.bits(id).all(|(word, bit)| self.words[word] & bit != 0)
     }
 }

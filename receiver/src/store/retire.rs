@@ -22,7 +22,7 @@
 //! **Nothing is trusted.** A segment in which any record is damaged is not removed, and a store in which a point cannot be read is left alone.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -64,11 +64,32 @@ pub struct Retired {
 
 /// A segment that may be retired.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
+pub(super) struct Candidate {
     segment: u32,
     len: u64,
     /// What has to be copied of it.
     live: u64,
+}
+
+/// Leaves those of the segments, the emptiest first, that are worth their copies, until the log is not much longer than what is needed. Tells how long it
+/// is then, and whether one was left out for want of room.
+pub(super) fn choose(
+    emptiest: &mut Vec<Candidate>,
+    log_bytes: u64,
+    needed_bytes: u64,
+    room: u64,
+) -> (u64, bool) {
+    let goal = needed_bytes / 100 * limits::COMPACT_GOAL_PERCENT;
+    let (mut rest, mut cramped) = (log_bytes, false);
+    emptiest.retain(|found| {
+        let mut wanted = rest > goal && found.live <= found.len / 100 * limits::COMPACT_FULLEST_PERCENT;
+        if wanted && found.live > room {
+            (wanted, cramped) = (false, true);
+        }
+        rest -= if wanted { found.len - found.live } else { 0 };
+        wanted
+    });
+    (rest, cramped)
 }
 
 impl Store {
@@ -89,18 +110,10 @@ impl Store {
         pace(begun.elapsed());
         let (live_bytes, owed_bytes) = (needed.bytes.values().sum(), needed.owed.values().sum());
         let mut done = Retired { live_bytes, owed_bytes, ..Retired::default() };
-        let mut emptiest = shared.candidates_below(mark.segment, &needed)?;
-        let mut rest = self.log_bytes(mark);
-        let goal = (live_bytes + owed_bytes) / 100 * limits::COMPACT_GOAL_PERCENT;
-        let mut room = shared.room_for_copies(rest);
-        emptiest.retain(|found| {
-            let mut wanted = rest > goal && found.live <= found.len / 100 * limits::COMPACT_FULLEST_PERCENT;
-            if wanted && found.live > room {
-                (wanted, done.cramped) = (false, true);
-            }
-            rest -= if wanted { found.len - found.live } else { 0 };
-            wanted
-        });
+        let mut emptiest = shared.candidates_below(mark.segment, [&needed.bytes, &needed.owed])?;
+        let log_bytes = self.log_bytes(mark);
+        let mut room = shared.room_for_copies(log_bytes);
+        (_, done.cramped) = choose(&mut emptiest, log_bytes, live_bytes + owed_bytes, room);
         emptiest.truncate(limits::COMPACT_CYCLE_SEGMENTS);
         while let Some(first) = emptiest.first() {
             if first.live > room {
@@ -138,14 +151,18 @@ impl Store {
 }
 
 impl Shared {
-    /// Sealed segments, the emptiest first.
-    fn candidates_below(&self, end: u32, needed: &Reachable) -> Result<Vec<Candidate>, StoreError> {
+    /// Sealed segments, the emptiest first, given what has to be copied of each.
+    pub(super) fn candidates_below(
+        &self,
+        end: u32,
+        needed: [&HashMap<u32, u64>; 2],
+    ) -> Result<Vec<Candidate>, StoreError> {
         let disk = self.log.disk();
         let mut candidates = Vec::new();
         for segment in disk.list().map_err(LogError::io("list", end))?.into_iter().filter(|at| *at < end) {
             let file = disk.open(segment).map_err(LogError::io("open", segment))?;
             let len = file.len().map_err(LogError::io("read", segment))?.max(1);
-            let bytes = [&needed.bytes, &needed.owed].map(|of| of.get(&segment).copied().unwrap_or(0));
+            let bytes = needed.map(|of| of.get(&segment).copied().unwrap_or(0));
             let live = bytes.iter().sum::<u64>().min(len);
             candidates.push(Candidate { segment, len, live });
         }

@@ -8,6 +8,7 @@ mod crash_matrix;
 mod damage;
 mod damage_matrix;
 mod delete;
+mod forecast;
 mod full;
 pub(crate) mod harness;
 mod mend;

@@ -15,8 +15,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use bytes::Bytes;
-use tidelock_proto::{Epoch, PointId, Seq, Tree, VolumeName, point::Consistency};
+use tidelock_proto::{Epoch, Op, PointId, Seq, Tree, VolumeName, point::Consistency};
 
 use super::{
     Batch, Cause, Record, Shared, Store, StoreError, VolumeInfo, batch::Room, checkpoint, encode_model_ops,
@@ -96,17 +95,24 @@ impl Store {
             return Ok(Thinned::default());
         }
         let (steps, gone) = (&steps, &gone);
-        let mut merge = Merge { shared, volume, room, steps, gone, batch: Batch::new(), merged: 0, at: None };
-        merge.run()?;
-        let merged = merge.merged;
+        let mut append = Append { shared, volume, room, batch: Batch::new(), merged: 0 };
+        merge(shared, volume, steps, gone, &mut append)?;
+        append.flush()?;
+        let merged = append.merged;
         drop_points(shared, volume, room, &info, steps, gone)?;
         Ok(Thinned { dropped: gone.len() as u64, merged })
     }
 }
 
 impl Shared {
+    /// The points of a volume as they are built.
+    pub(super) fn steps(&self, volume: &VolumeName) -> Result<BTreeMap<PointId, Step>, StoreError> {
+        let info = self.volumes.read().get(volume).cloned();
+        Ok(self.candidates(volume, &info.ok_or_else(|| self.no_volume(volume))?)?.1)
+    }
+
     /// All points of a volume as retention sees them, and as they are built.
-    fn candidates(
+    pub(super) fn candidates(
         &self,
         volume: &VolumeName,
         info: &VolumeInfo,
@@ -137,15 +143,32 @@ impl Shared {
     }
 }
 
-/// Merging, point by point, oldest first.
+/// Where merged points go: to the log, or into a calculation.
+pub(super) trait Outlet {
+    /// The point has these operations upon an older one that stays; or none, and a checkpoint, which was given before. Tells how many bytes the operations have.
+    fn merged(&mut self, point: PointId, on: Option<PointId>, ops: Vec<Op>) -> Result<u64, StoreError>;
+
+    /// The point gets a checkpoint, of this tree.
+    fn checkpoint(&mut self, point: PointId, tree: &Tree) -> Result<(), StoreError>;
+}
+
+/// Merges, point by point, oldest first: what a volume's points that stay need so that others can go.
+pub(super) fn merge(
+    shared: &Shared,
+    volume: &VolumeName,
+    steps: &BTreeMap<PointId, Step>,
+    gone: &HashSet<PointId>,
+    outlet: &mut dyn Outlet,
+) -> Result<(), StoreError> {
+    Merge { shared, volume, steps, gone, outlet, at: None }.run()
+}
+
 struct Merge<'a> {
     shared: &'a Shared,
     volume: &'a VolumeName,
-    room: Room,
     steps: &'a BTreeMap<PointId, Step>,
     gone: &'a HashSet<PointId>,
-    batch: Batch,
-    merged: u64,
+    outlet: &'a mut dyn Outlet,
     at: Option<Walk>,
 }
 
@@ -169,7 +192,7 @@ impl<'a> Merge<'a> {
                 None => self.anchor(*id)?,
             }
         }
-        self.flush()
+        Ok(())
     }
 
     /// The nearest point that stays on the way back, and what lies between, oldest first, the point itself included.
@@ -207,13 +230,9 @@ impl<'a> Merge<'a> {
             return Err(self.damaged(id, Cause::Digest));
         }
         walk.at = id;
-        let ops = encode_model_ops(ops);
-        walk.replay_bytes +=
-            limits::CHECKPOINT_COMMIT_BYTES + ops.iter().map(|part| part.len() as u64).sum::<u64>();
-        self.push(id, Some(on), ops)?;
+        walk.replay_bytes += limits::CHECKPOINT_COMMIT_BYTES + self.outlet.merged(id, Some(on), ops)?;
         if walk.replay_bytes >= limits::CHECKPOINT_REPLAY_BYTES {
-            self.flush()?;
-            checkpoint::write_tree(self.shared, self.volume, id, &walk.merged, self.room)?;
+            self.outlet.checkpoint(id, &walk.merged)?;
             walk.replay_bytes = 0;
         }
         self.at = Some(walk);
@@ -223,26 +242,49 @@ impl<'a> Merge<'a> {
     /// Nothing older stays on the way back of this point.
     fn anchor(&mut self, id: PointId) -> Result<(), StoreError> {
         let tree = self.shared.tree_at(self.volume, id)?;
-        checkpoint::write_tree(self.shared, self.volume, id, &tree, self.room)?;
-        self.push(id, None, Vec::new())?;
+        self.outlet.checkpoint(id, &tree)?;
+        self.outlet.merged(id, None, Vec::new())?;
         self.at = Some(Walk { at: id, merged: tree.clone(), tree, replay_bytes: 0 });
         Ok(())
     }
 
-    fn push(&mut self, point: PointId, on: Option<PointId>, ops: Vec<Bytes>) -> Result<(), StoreError> {
-        self.merged += 1;
-        self.batch.push(Record::Merged { volume: self.volume.clone(), point, on, ops });
-        if self.batch.bytes() >= limits::THIN_BATCH_BYTES { self.flush() } else { Ok(()) }
+    fn damaged(&self, point: PointId, cause: Cause) -> StoreError {
+        StoreError::Damaged { volume: self.volume.clone(), point, cause }
     }
+}
 
+/// To the log.
+struct Append<'a> {
+    shared: &'a Shared,
+    volume: &'a VolumeName,
+    room: Room,
+    batch: Batch,
+    merged: u64,
+}
+
+impl Append<'_> {
     /// Waits until everything merged so far is durable.
     fn flush(&mut self) -> Result<(), StoreError> {
         let batch = std::mem::take(&mut self.batch).within(self.room);
         if batch.is_empty() { Ok(()) } else { self.shared.inbox.push(batch, None).wait() }
     }
+}
 
-    fn damaged(&self, point: PointId, cause: Cause) -> StoreError {
-        StoreError::Damaged { volume: self.volume.clone(), point, cause }
+impl Outlet for Append<'_> {
+    fn merged(&mut self, point: PointId, on: Option<PointId>, ops: Vec<Op>) -> Result<u64, StoreError> {
+        let ops = encode_model_ops(ops);
+        let bytes = ops.iter().map(|part| part.len() as u64).sum();
+        self.merged += 1;
+        self.batch.push(Record::Merged { volume: self.volume.clone(), point, on, ops });
+        if self.batch.bytes() >= limits::THIN_BATCH_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes)
+    }
+
+    fn checkpoint(&mut self, point: PointId, tree: &Tree) -> Result<(), StoreError> {
+        self.flush()?;
+        checkpoint::write_tree(self.shared, self.volume, point, tree, self.room).map(drop)
     }
 }
 

@@ -29,6 +29,11 @@ const TAG_BYTES: usize = 16;
 /// How much longer a encrypted body is, at most: with the longest name of a tenant.
 pub(crate) const OVERHEAD_BYTES: usize = 1 + 63 + 8 + NONCE_BYTES + TAG_BYTES;
 
+/// By how much a body of this tenant grows.
+pub(crate) fn overhead_bytes(tenant: &str) -> usize {
+    1 + tenant.len() + 8 + NONCE_BYTES + TAG_BYTES
+}
+
 /// The keys of one tenant.
 pub(crate) struct Cipher {
     tenant: String,

@@ -31,7 +31,7 @@ use parking_lot::RwLock;
 use thiserror::Error;
 use tidelock_proto::ChunkId;
 
-pub(crate) use cipher::{Cipher, Context, KeyId, OVERHEAD_BYTES};
+pub(crate) use cipher::{Cipher, Context, KeyId, OVERHEAD_BYTES, overhead_bytes};
 pub use keys::{KeyFileError, TenantKeys, generate};
 
 use crate::log::{DamageKind, entry::Fact, scan::Found};

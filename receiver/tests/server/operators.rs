@@ -5,8 +5,8 @@ use tidelock_proto::{
     wire::{
         self,
         messages::{
-            ChunksRequest, CloneRequest, Failed, FindRequest, PointsRequest, PromoteRequest, ReplyKind,
-            RequestKind, StatusRequest, TagRequest, ToReceiverKind, TreeRequest, UsageRequest,
+            ChunksRequest, CloneRequest, Failed, FindRequest, PlanRequest, PointsRequest, PromoteRequest,
+            ReplyKind, RequestKind, StatusRequest, TagRequest, ToReceiverKind, TreeRequest, UsageRequest,
         },
     },
 };
@@ -90,6 +90,48 @@ async fn a_point_is_listed_its_tree_can_be_read_and_its_chunks_too() {
         panic!("{replies:?}")
     };
     assert_eq!((&a.payload[..], &b.payload[..]), (&b"content 4"[..], &b"content 0"[..]));
+    receiver.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_is_told_of_the_operators_volumes_and_its_sizes_to_whoever_may_see_all() {
+    let site = Site::new();
+    let (receiver, _stream, _) = replicated(&site, 4).await;
+    let mut foreign = receiver.sidecar(&site.sidecar("evil/db"), hello("evil/db", 1, 1)).await;
+    foreign.welcome().await;
+    let mut other = Source::new("evil", 1);
+    other.replicate(&mut foreign, "file", b"content").await;
+    let plan = |volume: Option<&str>, keep: Option<&str>| {
+        let (volume, keep) = (volume.map(str::to_owned), keep.map(str::to_owned));
+        RequestKind::Plan(PlanRequest { volume, keep, cap_bytes: Some(1 << 30) })
+    };
+
+    let replies = receiver.ask(&site.operator(Some("acme")), plan(None, None)).await;
+    let [ReplyKind::VolumePlan(mine), ReplyKind::StorePlan(store), ReplyKind::Done(_)] = &replies[..] else {
+        panic!("{replies:?}")
+    };
+    assert_eq!((mine.volume.as_str(), mine.rules[0].kept), (VOLUME, 3), "{mine:?}");
+    assert_eq!((store.sizes, store.unknown.as_deref()), (None, None));
+
+    let replies = receiver.ask(&site.operator(None), plan(None, Some("all:1h"))).await;
+    let [ReplyKind::VolumePlan(a), ReplyKind::VolumePlan(b), ReplyKind::StorePlan(store), ReplyKind::Done(_)] =
+        &replies[..]
+    else {
+        panic!("{replies:?}")
+    };
+    assert_eq!((a.volume.as_str(), b.volume.as_str(), store.keep.as_str()), (VOLUME, "evil/db", "all:1h"));
+    let sizes = store.sizes.expect("sizes");
+    assert!(sizes.needed > 0 && sizes.needed < sizes.log && sizes.freed == 0, "{sizes:?}");
+    assert!(sizes.cap.is_some_and(|cap| cap.cap == 1 << 30 && !cap.acts));
+
+    for (identity, volume, keep, code) in [
+        (site.operator(Some("evil")), Some(VOLUME), None, 2),
+        (site.operator(Some("acme")), Some("acme/other"), None, 3),
+        (site.operator(Some("acme")), None, Some("nonsense"), 1),
+    ] {
+        let replies = receiver.ask(&identity, plan(volume, keep)).await;
+        assert_eq!(failed(&replies).0, code, "{replies:?}");
+    }
     receiver.stop().await.unwrap();
 }
 

@@ -13,7 +13,7 @@ use tidelock_tests::{
     http,
     model::differences,
     process,
-    site::{Receiver, Site, VOLUME},
+    site::{self, Receiver, Site, VOLUME},
     wait::{self, SOON},
 };
 
@@ -99,6 +99,47 @@ fn overwritten_pages_take_little_more_than_themselves() {
     );
     assert!(stored <= allowed, "{stored} bytes, {allowed} are allowed");
     assert!(report["points"].as_u64() > Some(20), "the writes were not seen one after the other: {report}");
+}
+
+/// A running receiver says what a policy would give back; the stopped store then gives it back.
+#[test]
+fn the_space_that_a_plan_tells_comes_back() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let mut rng = StdRng::seed_from_u64(6);
+    fs::write(volume.join("file"), page(&mut rng, 8 << 20)).expect("writable");
+    let mut receiver = site.receiver();
+    let mut sidecar = site.sidecar(&receiver, &volume).start();
+    sidecar.settle(SOON);
+    overwrite(&volume.join("file"), 8 << 20, 600, &mut rng);
+    sidecar.settle(SOON);
+    sidecar.process.stop();
+    // All but the newest point go, as soon as each is older than a second.
+    let keep = ["--keep", "all:1s"];
+    let plan = wait::until("all points but the newest are old", SOON, || {
+        let plan = site.operator(&receiver, &["store", "plan", VOLUME, keep[0], keep[1]]);
+        (plan["volumes"][0]["kept"] == 1).then_some(plan)
+    });
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("no number: {value}"));
+    assert!(number(&plan["volumes"][0]["dropped"]) > 3, "{plan}");
+    let whole = site.operator(&receiver, &["store", "plan", keep[0], keep[1], "--store-cap", "64M"]);
+    let sizes = &whole["sizes"];
+    assert_eq!((&whole["keep"], &sizes["cap"]["dropped"]), (&"all:1s".into(), &0.into()), "{whole}");
+    assert_eq!(plan["volumes"][0]["freed_bytes"], sizes["freed_bytes"], "{plan} {whole}");
+    assert!(whole["estimates"].as_array().is_some_and(|all| all.len() >= 2), "{whole}");
+    receiver.process.stop();
+    let store = site.path("store");
+    let on_store = |command: &[&str]| {
+        let mut command = site.tidelock(command.iter().copied());
+        site::json(&process::output(command.arg("--json").arg("--store").arg(&store)))
+    };
+    let again = on_store(&["store", "plan", keep[0], keep[1]]);
+    assert_eq!(again["sizes"]["stopped_bytes"], sizes["stopped_bytes"], "{again} {whole}");
+    let done = on_store(&["store", "compact", keep[0], keep[1]]);
+    let (log, after) = (number(&sizes["log_bytes"]), number(&done["after_bytes"]));
+    let told = log - number(&sizes["stopped_bytes"]);
+    println!("{told} bytes foretold, {} given back", log - after);
+    assert!(told > 300_000 && told.abs_diff(log - after) < told / 100 + 4096, "{told}: {whole} {done}");
 }
 
 /// Writes pages of 8 KiB here and there, a few at a time; the answer is what they take compressed.
