@@ -30,6 +30,7 @@ use tracing::info;
 use crate::{
     Config, RunError,
     archive::{self, Archive},
+    background::Background,
     http,
     image::Images,
     keeper::Keeper,
@@ -72,6 +73,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         metrics: Metrics::default(),
         images,
         checks: CheckPool::start().map_err(RunError::Threads)?,
+        background: Background::start().map_err(RunError::Threads)?,
         archive: archive.as_ref().map(Archive::handle),
         trees: Semaphore::new(limits::TREES_AT_ONCE),
         verifications: Semaphore::new(limits::VERIFY_AT_ONCE),

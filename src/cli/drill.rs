@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
-use tidelock_failover::{At, RehearseOptions, RehearseReport, rehearse};
+use tidelock_failover::{Access, At, RehearseOptions, RehearseReport, rehearse};
 use tidelock_proto::VolumeName;
 
 use super::{
@@ -104,6 +104,10 @@ impl Check {
         Ok(rustix::process::setpriority_process(None, self.nice).context("cannot set --nice")?)
     }
 
+    fn open(&self) -> Result<Access, Failure> {
+        Ok(self.source.open()?.patient(self.nice > 0))
+    }
+
     fn options(&self, at: At, keep: bool) -> RehearseOptions {
         RehearseOptions {
             at,
@@ -120,7 +124,7 @@ impl Check {
 pub(crate) fn test(args: &Test) -> Result<(), Failure> {
     let check = &args.check;
     check.stand_back()?;
-    let access = Arc::new(check.source.open()?);
+    let access = Arc::new(check.open()?);
     let bar = output::Bar::new(check.json);
     let options = check.options(args.at.clone(), args.keep);
     let stopped = signals::stopped()?;
@@ -212,7 +216,7 @@ pub(crate) fn drill(args: &Drill) -> Result<(), Failure> {
 fn one(args: &Drill, volume: &VolumeName, tally: &mut Tally, stopped: &AtomicBool) -> Result<(), Failure> {
     let begun = Instant::now();
     let options = args.check.options(At::Latest, false);
-    let done = args.check.source.open().and_then(|access| {
+    let done = args.check.open().and_then(|access| {
         let interrupted = || stopped.load(Ordering::Relaxed);
         rehearse(&Arc::new(access), volume, &args.check.to, &options, &|_| {}, &interrupted)
             .map_err(Failure::failover)

@@ -22,10 +22,13 @@ use tidelock_tests::{
 /// Seeding and catching up on a slow machine.
 const CATCH_UP: Duration = Duration::from_secs(300);
 
+/// No turn is longer.
+const LOAD_MAX: Duration = Duration::from_secs(3600);
+
 /// Measures the lag of a replicated PostgreSQL with and without test failovers beside it.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Seconds of load in a turn.
+    /// Seconds of load in a turn, at least: it goes on until the turn's tests are done.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// Turns with tests, and as many without.
@@ -40,6 +43,9 @@ struct Options {
     /// Connections of pgbench.
     #[arg(long, default_value_t = 4)]
     clients: u32,
+    /// Transactions a second, at most; otherwise the load takes all there is.
+    #[arg(long)]
+    rate: Option<u32>,
     /// Copies the point instead of mounting it.
     #[arg(long)]
     copy: bool,
@@ -92,7 +98,7 @@ fn measure(options: &Options) -> Value {
     let (plain, tested) = (without.json(), with.json());
     let ratio = tested["p99_ms"].as_f64().zip(plain["p99_ms"].as_f64()).map(|(with, without)| with / without);
     json!({
-        "scale": options.scale, "clients": options.clients, "without": plain, "with": tested, "p99_ratio": ratio,
+        "scale": options.scale, "clients": options.clients, "rate": options.rate, "without": plain, "with": tested, "p99_ratio": ratio,
         "tests": tests, "results_on_points": verified, "left_behind": tester.left_behind(),
     })
 }
@@ -107,16 +113,25 @@ fn turn_of(
     beside: impl FnOnce(),
 ) {
     let begun_ns = now_ns();
-    let load = Load::start(pg, options.clients, Duration::from_secs(options.seconds));
+    let (begun, committed) = (Instant::now(), commits(pg));
+    let load = Load::start_at(pg, options.clients, LOAD_MAX, options.rate);
     beside();
-    series.tps.push(load.finish());
+    thread::sleep(Duration::from_secs(options.seconds).saturating_sub(begun.elapsed()));
+    series.tps.push((commits(pg) - committed) as f64 / begun.elapsed().as_secs_f64());
     let ended_ns = now_ns();
+    load.kill();
     sidecar.caught_up(CATCH_UP);
     let acks = sidecar.acks();
     let beats = heartbeat.acked();
     let within = beats.iter().filter(|beat| (begun_ns..ended_ns).contains(&beat.acked_ns));
     series.lags_ns.extend(within.filter_map(|beat| lag_ns(&acks, beat.acked_ns)));
     series.lags_ns.sort_unstable();
+}
+
+/// Transactions that the server has committed so far, the timed ones among them.
+fn commits(pg: &Pg) -> i64 {
+    let asked = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'";
+    pg.connect().query_one(asked, &[]).expect("a superuser may").get(0)
 }
 
 struct Tester<'a> {

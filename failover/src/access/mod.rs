@@ -109,6 +109,15 @@ impl Access {
         Direct::open(directory, keys, images).map(|direct| Self(Kind::Direct(direct)))
     }
 
+    /// What a receiver is asked from now on may wait behind what else it does: nobody stands still for it.
+    #[must_use]
+    pub fn patient(mut self, patient: bool) -> Self {
+        if let Kind::Remote(remote) = &mut self.0 {
+            remote.patient = patient;
+        }
+        self
+    }
+
     pub(crate) fn volumes(&self) -> Result<Vec<Volume>, FailoverError> {
         match &self.0 {
             Kind::Remote(remote) => remote.volumes(),

@@ -45,6 +45,8 @@ type Result<T> = std::result::Result<T, FailoverError>;
 pub(super) struct Remote {
     runtime: Runtime,
     connection: Connection,
+    /// See [`super::Access::patient`].
+    pub(super) patient: bool,
 }
 
 /// The chunks of one volume.
@@ -63,7 +65,7 @@ impl Remote {
             .build()
             .map_err(FailoverError::Start)?;
         let connection = runtime.block_on(connect(address, &identity))?;
-        Ok(Self { runtime, connection })
+        Ok(Self { runtime, connection, patient: false })
     }
 
     /// Asks, and hands every reply before `Done` to `each`, which returns `false` to hear no more.
@@ -86,7 +88,7 @@ impl Remote {
         mut each: impl FnMut(ReplyKind) -> Result<bool>,
     ) -> Result<()> {
         let (mut writer, mut reader) = self.connection.open().await?;
-        let request = OperatorRequest { version: PROTOCOL_VERSION, kind: Some(kind) };
+        let request = OperatorRequest { version: PROTOCOL_VERSION, patient: self.patient, kind: Some(kind) };
         writer.send(&Open { kind: Some(OpenKind::Request(request)) }).await?;
         writer.finish().await?;
         while let Some(reply) = next(&mut reader).await? {

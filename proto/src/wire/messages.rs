@@ -315,6 +315,9 @@ pub struct Ack {
 pub struct OperatorRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
+    /// The answer can wait behind what else the receiver does.
+    #[prost(bool, tag = "9")]
+    pub patient: bool,
     #[prost(oneof = "RequestKind", tags = "2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 27, 30, 34, 40")]
     pub kind: Option<RequestKind>,
 }

@@ -26,8 +26,8 @@ pub(crate) use checks::CheckPool;
 pub(crate) use sidecar::now;
 
 use crate::{
-    Cap, archive, image::Images, limits, metrics::Metrics, operator, retention::Policy, store::Store,
-    volume::Volumes,
+    Cap, archive, background::Background, image::Images, limits, metrics::Metrics, operator,
+    retention::Policy, store::Store, volume::Volumes,
 };
 
 /// What all streams share.
@@ -38,6 +38,8 @@ pub(crate) struct Context {
     /// The hot images, if any are kept.
     pub(crate) images: Option<Arc<Images>>,
     pub(crate) checks: CheckPool,
+    /// For operators that can wait.
+    pub(crate) background: Background,
     /// Trees built for operators, each of which may be large.
     pub(crate) trees: Semaphore,
     /// Where the log is archived, if it is.
@@ -139,8 +141,8 @@ async fn serve_streams(connection: &Connection, context: &Arc<Context>) {
 
 async fn serve_stream(
     connection: &Connection,
-    context: &Context,
-    pins: &operator::Pins,
+    context: &Arc<Context>,
+    pins: &Arc<operator::Pins>,
     mut writer: FrameWriter,
     mut reader: FrameReader,
 ) {
@@ -155,7 +157,15 @@ async fn serve_stream(
             return sidecar::serve(context, peer, hello, writer, reader).await;
         }
         Ok(Ok(Some(Open { kind: Some(OpenKind::Request(request)) }))) => {
-            return operator::serve(context, pins, peer, request, writer).await;
+            if !request.patient {
+                return operator::serve(context, pins, peer, request, writer).await;
+            }
+            let (connection, context, pins) = (connection.clone(), context.clone(), pins.clone());
+            let handle = context.background.handle().clone();
+            let serve = async move {
+                operator::serve(&context, &pins, connection.peer(), request, writer).await;
+            };
+            return report_panic(handle.spawn(serve.in_current_span()).await);
         }
         Ok(Ok(Some(Open { kind: None }))) => "its first frame opens nothing".to_owned(),
         Ok(Err(error @ (FrameError::TooLong { .. } | FrameError::Malformed(_)))) => error.to_string(),

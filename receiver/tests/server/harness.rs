@@ -191,7 +191,7 @@ async fn read_ports(path: &Path) -> [SocketAddr; 2] {
 
 pub(crate) async fn ask_on(connection: &Connection, kind: RequestKind) -> Vec<ReplyKind> {
     let (mut writer, mut reader) = connection.open().await.expect("stream");
-    let request = OperatorRequest { version: PROTOCOL_VERSION, kind: Some(kind) };
+    let request = OperatorRequest { version: PROTOCOL_VERSION, patient: false, kind: Some(kind) };
     writer.send(&Open { kind: Some(OpenKind::Request(request)) }).await.expect("sent");
     let mut replies = Vec::new();
     while let Some(reply) = soon(reader.next::<OperatorReply>()).await.expect("a reply") {

@@ -20,6 +20,11 @@ pub struct Load {
 impl Load {
     /// Starts TPC-B-like transactions from `clients` connections.
     pub fn start(pg: &Pg, clients: u32, length: Duration) -> Self {
+        Self::start_at(pg, clients, length, None)
+    }
+
+    /// With at most this many transactions a second, if a number is given.
+    pub fn start_at(pg: &Pg, clients: u32, length: Duration, rate: Option<u32>) -> Self {
         let log = pg.socket_dir().join("pgbench.log");
         let mut command = pg.command("pgbench");
         command.args([
@@ -32,6 +37,7 @@ impl Load {
             &length.as_secs().to_string(),
             "postgres",
         ]);
+        command.args(rate.map(|rate| format!("--rate={rate}")));
         Self { process: Process::spawn("pgbench", &mut command, &log), log, length }
     }
 
