@@ -225,6 +225,7 @@ impl Work {
             }
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
             Err(error @ StoreError::Full { .. }) => debug!(%error, "no space to compact in"),
+            Err(error @ StoreError::Filling(_)) => debug!(%error, "compaction begins later"),
             // Deleted meanwhile.
             Err(error @ StoreError::NoSuchVolume(_)) => debug!(%error, "compaction begins anew later"),
             Err(error) => {
@@ -271,7 +272,9 @@ impl Work {
                 self.exhausted = done.exhausted;
             }
             Err(StoreError::Closed | StoreError::Poisoned(_)) => return true,
-            Err(error @ StoreError::NoSuchVolume(_)) => debug!(%error, "room is made later"),
+            Err(error @ (StoreError::NoSuchVolume(_) | StoreError::Filling(_))) => {
+                debug!(%error, "room is made later");
+            }
             Err(error) => {
                 let text = error.to_string();
                 if self.failing.as_ref() != Some(&text) {
@@ -305,6 +308,11 @@ impl Work {
                 | StoreError::NoSuchVolume(_)
                 | StoreError::Full { .. }),
             ) => {
+                debug!(%volume, %error, "points not dropped");
+                return false;
+            }
+            // Fetched again when it can be had.
+            Err(error) if error.is_absent() => {
                 debug!(%volume, %error, "points not dropped");
                 return false;
             }

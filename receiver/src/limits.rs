@@ -136,6 +136,14 @@ pub const XATTR_VALUE_MAX_BYTES: usize = 64 * 1024;
 pub const ARCHIVE_PIECE_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes that an entry of the chain carries itself, at most.
 pub const ARCHIVE_TAIL_BYTES: u64 = 1024 * 1024;
+/// Outlines of segments made for one manifest.
+pub const ARCHIVE_OUTLINES: usize = 16;
+/// Block of a segment that is fetched and checked by itself, in bytes. A part of the format.
+pub const OUTLINE_BLOCK_BYTES: u64 = 64 * 1024;
+/// Bytes of a segment fetched at once, at most.
+pub const PART_FILL_BYTES: u64 = 2 * 1024 * 1024;
+/// How often a part of a segment that somebody waits for is asked for in vain.
+pub const ARCHIVE_READ_ATTEMPTS: u32 = 2;
 /// Entries with tails behind a manifest.
 pub const ARCHIVE_TAILS: usize = 64;
 /// Bytes in them.

@@ -29,7 +29,7 @@ use tracing::info;
 
 use crate::{
     Config, RunError,
-    archive::{self, Archive},
+    archive::{self, Archive, Filler},
     background::Background,
     http,
     image::Images,
@@ -47,7 +47,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if identity.peer().role != Role::Receiver {
         return Err(RunError::Transport(TransportError::NotAReceiver(identity.peer().to_string())));
     }
-    let (store, mut archive) = open_store(&config).await?;
+    let (store, mut archive, filler) = open_store(&config).await?;
     let server = transport::server(config.listen, identity).map_err(|error| match error {
         TransportError::Bind { source, .. } => {
             RunError::Listen { option: "--listen", address: config.listen, cause: source }
@@ -100,6 +100,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         lost = archive_ended(&mut archive) => Err(lost.map_or(RunError::Ended("the archive"), RunError::Archive)),
     };
     close.send_replace(true);
+    drop(filler);
     server.shutdown("the receiver is shutting down").await;
     drop(stop_http);
     if !http_server.is_finished() && timeout(limits::LAST_WORDS_TIMEOUT, &mut http_server).await.is_err() {
@@ -119,7 +120,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 }
 
 /// The store, behind what its archive has if it was lost.
-async fn open_store(config: &Config) -> Result<(Store, Option<Archive>), RunError> {
+async fn open_store(config: &Config) -> Result<(Store, Option<Archive>, Option<Filler>), RunError> {
     let dir = config.store.clone();
     let prepared = server::blocking(move || Store::prepare(&dir)).await.map_err(RunError::Open)?;
     let opening = match &config.archive {
@@ -132,7 +133,9 @@ async fn open_store(config: &Config) -> Result<(Store, Option<Archive>), RunErro
     let begun = Instant::now();
     let cap_bytes = config.cap.map(|cap| cap.bytes);
     let options = StoreOptions { keys: config.keys.clone(), cap_bytes, ..StoreOptions::default() };
-    let store = server::blocking(move || prepared.open(options));
+    let reach = opening.as_ref().map(archive::Opening::reach).transpose().map_err(RunError::Archive)?;
+    let fetches = reach.is_some();
+    let store = server::blocking(move || prepared.open_with(options, reach));
     let store = store.await.map_err(RunError::Open)?;
     let opened = store.opened();
     info!(took = ?begun.elapsed(), torn = opened.torn, rebuilt = opened.rebuilt, replayed = opened.replayed, "store opened");
@@ -143,7 +146,18 @@ async fn open_store(config: &Config) -> Result<(Store, Option<Archive>), RunErro
         Some(opening) => Some(opening.start(Arc::new(store.clone())).await.map_err(RunError::Archive)?),
         None => None,
     };
-    Ok((store, archive))
+    let filler = match store.parts().filter(|parts| parts.is_filling()) {
+        Some(parts) if fetches => Some(Filler::start(parts).map_err(RunError::Threads)?),
+        Some(parts) => {
+            tracing::error!(
+                bytes = parts.absent_bytes(),
+                "parts of the store are only in its archive, and no --archive was given"
+            );
+            None
+        }
+        None => None,
+    };
+    Ok((store, archive, filler))
 }
 
 async fn archive_ended(archive: &mut Option<Archive>) -> Option<archive::ArchiveError> {

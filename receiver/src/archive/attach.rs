@@ -16,7 +16,7 @@ use super::{
     bucket::Bucket,
     entry::{Entry, What},
     error::ArchiveError,
-    hydrate::{Fetched, hydrate},
+    hydrate::{Amount, Fetched, hydrate},
     lease,
     local::Local,
     manifest::Head,
@@ -80,8 +80,9 @@ impl Writer {
         };
         if matches!(way, Way::Fetch | Way::TakeOver) && head.manifest.mark.number > 0 {
             let begun = std::time::Instant::now();
-            let Fetched { segments, bytes } = hydrate(bucket, &head, store).await?;
-            tracing::info!(segments, bytes, took = ?begun.elapsed(), "store fetched from the archive");
+            let Fetched { segments, bytes, later_bytes } =
+                hydrate(bucket, &head, store, Amount::Needed).await?;
+            tracing::info!(segments, bytes, later_bytes, took = ?begun.elapsed(), "store fetched from the archive");
         }
         Ok(head)
     }

@@ -72,10 +72,40 @@ impl Bucket {
     /// An object's bytes, if it is there.
     pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, ArchiveError> {
         let read = async { self.store.get(&Path::from(name)).await?.bytes().await };
+        #[cfg(test)]
+        self.fuse.read(name, 0)?;
         match read.await {
+            Ok(bytes) => {
+                #[cfg(test)]
+                self.fuse.read(name, bytes.len() as u64)?;
+                Ok(Some(bytes))
+            }
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(ArchiveError::request("read", name)(error)),
+        }
+    }
+
+    /// A range of an object's bytes, if the object is there.
+    pub(super) async fn get_range(
+        &self,
+        name: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<Option<Bytes>, ArchiveError> {
+        #[cfg(test)]
+        self.fuse.read(name, range.end - range.start)?;
+        match self.store.get_range(&Path::from(name), range).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(ArchiveError::request("read", name)(error)),
+        }
+    }
+
+    /// An object's length, if it is there.
+    pub(super) async fn len(&self, name: &str) -> Result<Option<u64>, ArchiveError> {
+        match self.store.head(&Path::from(name)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(ArchiveError::request("look at", name)(error)),
         }
     }
 

@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::{
     error::ArchiveError,
-    manifest::{Head, Manifest, Piece, Tail},
+    manifest::{Head, Manifest, Outlined, Piece, Tail},
 };
 use crate::log::Mark;
 
@@ -86,6 +86,9 @@ struct SegmentBody {
     number: u32,
     #[prost(message, repeated, tag = "2")]
     pieces: Vec<PieceBody>,
+    /// Length and hash of its outline, if there is one.
+    #[prost(message, optional, tag = "3")]
+    outline: Option<PieceBody>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -119,6 +122,10 @@ impl Entry {
                 let segment = |(number, pieces): (&u32, &Vec<Piece>)| SegmentBody {
                     number: *number,
                     pieces: pieces.iter().map(piece_body).collect(),
+                    outline: manifest.outlines.get(number).map(|outline| PieceBody {
+                        len: outline.len,
+                        hash: Bytes::copy_from_slice(&outline.hash),
+                    }),
                 };
                 let segments = manifest.segments.iter().map(segment).collect();
                 body.manifest =
@@ -162,13 +169,11 @@ impl Entry {
             (Some(manifest), None) => {
                 let mut read = Manifest { store: id(&manifest.store)?, mark, ..Manifest::default() };
                 for segment in manifest.segments {
-                    let mut at = 0;
-                    let mut pieces = Vec::with_capacity(segment.pieces.len());
-                    for piece in segment.pieces {
-                        pieces.push(Piece { offset: at, len: piece.len, hash: id(&piece.hash)? });
-                        at = u64::checked_add(at, piece.len)?;
+                    if let Some(outline) = &segment.outline {
+                        let outline = Outlined { len: outline.len, hash: id(&outline.hash)? };
+                        read.outlines.insert(segment.number, outline);
                     }
-                    read.segments.insert(segment.number, pieces);
+                    read.segments.insert(segment.number, pieces_of(&segment)?);
                 }
                 What::Manifest(read)
             }
@@ -213,6 +218,27 @@ impl Entry {
     }
 }
 
+/// The pieces of one segment, for whoever fetches parts of it later.
+pub(super) fn encode_pieces(segment: u32, pieces: &[Piece]) -> Bytes {
+    let pieces = pieces.iter().map(piece_body).collect();
+    SegmentBody { number: segment, pieces, outline: None }.encode_to_vec().into()
+}
+
+/// Reads them again.
+pub(super) fn decode_pieces(bytes: &Bytes) -> Option<Vec<Piece>> {
+    pieces_of(&SegmentBody::decode(bytes.clone()).ok()?)
+}
+
+fn pieces_of(segment: &SegmentBody) -> Option<Vec<Piece>> {
+    let mut at = 0;
+    let mut pieces = Vec::with_capacity(segment.pieces.len());
+    for piece in &segment.pieces {
+        pieces.push(Piece { offset: at, len: piece.len, hash: id(&piece.hash)? });
+        at = u64::checked_add(at, piece.len)?;
+    }
+    Some(pieces)
+}
+
 fn piece_body(piece: &Piece) -> PieceBody {
     PieceBody { len: piece.len, hash: Bytes::copy_from_slice(&piece.hash) }
 }
@@ -231,7 +257,8 @@ mod tests {
             Piece { offset: 4096, len: 1000, hash: [2; 16] },
         ];
         let mark = Mark { segment: 7, offset: 5096, number: 40 };
-        let manifest = Manifest { store: [9; 16], segments: [(7, pieces)].into(), mark };
+        let outlines = [(7, Outlined { len: 77, hash: [4; 16] })].into();
+        let manifest = Manifest { store: [9; 16], segments: [(7, pieces)].into(), outlines, mark };
         Entry { number, holder: [3; 16], who: "host/1".to_owned(), what: What::Manifest(manifest) }
     }
 

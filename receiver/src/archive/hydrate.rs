@@ -1,10 +1,10 @@
 //! From an archive to a log on disk: every piece is fetched, checked against the hash in its name, and written where it was.
 //!
-//! All of it, before the store opens: reading parts of it on demand would save the wait and the space, and is not done. It is written
-//! beside the store's log, and becomes it with one rename when the last byte is synced; whoever is interrupted begins anew.
+//! Of a segment that has an outline only that is fetched, if the store can do without the rest for now ([`Amount::Needed`]): it opens at once, and the bytes come when they are read (`log/part.rs`). An outline that cannot be had costs no more than that.
+//! It is written beside the store's log, and becomes it with one rename when the last byte is synced; whoever is interrupted begins anew.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs::{DirBuilder, File},
     os::unix::fs::DirBuilderExt,
     path::Path,
@@ -16,12 +16,17 @@ use tokio::task::JoinSet;
 
 use super::{
     bucket::Bucket,
+    entry::encode_pieces,
     error::ArchiveError,
-    manifest::{Head, Piece},
+    manifest::{Head, Outlined, Piece},
 };
 use crate::{
     limits,
-    log::disk::{DirDisk, Disk, SegmentFile},
+    log::{
+        disk::{DirDisk, Disk, SegmentFile},
+        outline::Outline,
+        part,
+    },
     server::blocking,
 };
 
@@ -30,15 +35,31 @@ use crate::{
 pub struct Fetched {
     /// Segments.
     pub segments: u64,
-    /// Their bytes.
+    /// Bytes of them, or of their outlines.
     pub bytes: u64,
+    /// Bytes of them that are fetched when they are needed.
+    pub later_bytes: u64,
+}
+
+/// How much of an archive is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Amount {
+    /// All there is.
+    All,
+    /// What opening the store needs.
+    Needed,
 }
 
 /// Where the log is written, within the store.
 const NEW: &str = "fetch.new";
 
 /// Gives the store in this directory, which has no log, the one that `head` describes.
-pub(super) async fn hydrate(bucket: &Bucket, head: &Head, store: &Path) -> Result<Fetched, ArchiveError> {
+pub(super) async fn hydrate(
+    bucket: &Bucket,
+    head: &Head,
+    store: &Path,
+    amount: Amount,
+) -> Result<Fetched, ArchiveError> {
     let log = store.join(NEW);
     clear(&log)?;
     let failed = ArchiveError::local(&log);
@@ -46,7 +67,12 @@ pub(super) async fn hydrate(bucket: &Bucket, head: &Head, store: &Path) -> Resul
     let mut fetched = Fetched::default();
     let mut files = Vec::new();
     let mut wanted = VecDeque::new();
-    for (segment, pieces) in &head.manifest.segments {
+    let outlined = match amount {
+        Amount::Needed => outline_all(bucket, head, &log, &mut fetched).await?,
+        Amount::All => BTreeSet::new(),
+    };
+    for (segment, pieces) in head.manifest.segments.iter().filter(|(segment, _)| !outlined.contains(segment))
+    {
         let file = disk.create(*segment).map_err(&failed)?;
         wanted.extend(pieces.iter().map(|piece| (*segment, *piece, file.clone())));
         fetched.segments += 1;
@@ -84,6 +110,62 @@ pub(super) async fn hydrate(bucket: &Bucket, head: &Head, store: &Path) -> Resul
     Ok(fetched)
 }
 
+/// Makes the segments that are not needed now of their outlines; tells which.
+async fn outline_all(
+    bucket: &Bucket,
+    head: &Head,
+    log: &Path,
+    fetched: &mut Fetched,
+) -> Result<BTreeSet<u32>, ArchiveError> {
+    let manifest = &head.manifest;
+    let mut wanted = manifest.outlines.iter().filter_map(|(segment, outline)| {
+        let pieces = manifest.segments.get(segment)?;
+        (*segment != manifest.mark.segment).then(|| (*segment, *outline, pieces.clone()))
+    });
+    let (mut running, mut done) = (JoinSet::new(), BTreeSet::new());
+    loop {
+        while running.len() < limits::ARCHIVE_PARALLEL
+            && let Some((segment, outline, pieces)) = wanted.next()
+        {
+            let (bucket, log) = (bucket.clone(), log.to_owned());
+            running.spawn(async move { outline_one(&bucket, &log, segment, &outline, &pieces).await });
+        }
+        match running.join_next().await {
+            None => return Ok(done),
+            Some(Ok(one)) => {
+                let Some((segment, outline_bytes, bytes)) = one? else { continue };
+                done.insert(segment);
+                fetched.segments += 1;
+                fetched.bytes += outline_bytes;
+                fetched.later_bytes += bytes;
+            }
+            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// Makes a segment of its outline: its number, the length of the outline and its own. `None` if the outline is not to be had.
+async fn outline_one(
+    bucket: &Bucket,
+    log: &Path,
+    segment: u32,
+    outlined: &Outlined,
+    pieces: &[Piece],
+) -> Result<Option<(u32, u64, u64)>, ArchiveError> {
+    let name = outlined.name(segment);
+    let bytes = fetch_object(bucket, &name).await?.filter(|bytes| outlined.is(bytes));
+    let len = pieces.last().map_or(0, Piece::end);
+    let outline = bytes.clone().and_then(|bytes| Outline::decode(bytes, segment));
+    let Some((bytes, outline)) = bytes.zip(outline.filter(|outline| outline.len() == len)) else {
+        tracing::warn!(name, "outline is missing or damaged; the segment is fetched as a whole");
+        return Ok(None);
+    };
+    let (source, dir) = (encode_pieces(segment, pieces), log.to_owned());
+    let made = blocking(move || part::create(&dir, segment, &outline, &bytes, source)).await;
+    made.map_err(ArchiveError::local(log))?;
+    Ok(Some((segment, outlined.len, len)))
+}
+
 /// An empty directory for the log.
 fn clear(log: &Path) -> Result<(), ArchiveError> {
     match std::fs::remove_dir_all(log) {
@@ -97,22 +179,26 @@ fn clear(log: &Path) -> Result<(), ArchiveError> {
 
 pub(super) async fn fetch(bucket: &Bucket, segment: u32, piece: &Piece) -> Result<Bytes, ArchiveError> {
     let name = piece.name(segment);
-    let mut attempt = 0;
-    let bytes = loop {
-        match bucket.get(&name).await {
-            Err(error @ ArchiveError::Request { .. }) if attempt < limits::ARCHIVE_FETCH_ATTEMPTS => {
-                attempt += 1;
-                tracing::debug!(%error, attempt, "fetching again");
-                tokio::time::sleep(limits::ARCHIVE_RETRY_FIRST * attempt).await;
-            }
-            other => break other?,
-        }
-    };
+    let bytes = fetch_object(bucket, &name).await?;
     let bytes = bytes.ok_or_else(|| ArchiveError::Missing(name.clone()))?;
     if piece.is(&bytes) {
         Ok(bytes)
     } else {
         Err(ArchiveError::Damaged { name, what: "is not what was uploaded" })
+    }
+}
+
+async fn fetch_object(bucket: &Bucket, name: &str) -> Result<Option<Bytes>, ArchiveError> {
+    let mut attempt = 0;
+    loop {
+        match bucket.get(name).await {
+            Err(error @ ArchiveError::Request { .. }) if attempt < limits::ARCHIVE_FETCH_ATTEMPTS => {
+                attempt += 1;
+                tracing::debug!(%error, attempt, "fetching again");
+                tokio::time::sleep(limits::ARCHIVE_RETRY_FIRST * attempt).await;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -38,6 +38,31 @@ impl Piece {
     }
 }
 
+/// What is known of a segment without its bytes (`log/outline.rs`), as an object beside its pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outlined {
+    /// Its length, in bytes.
+    pub(super) len: u64,
+    /// The first half of the BLAKE3 of its bytes.
+    pub(super) hash: [u8; 16],
+}
+
+impl Outlined {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { len: bytes.len() as u64, hash: hash(bytes) }
+    }
+
+    /// Whether these are its bytes.
+    pub(super) fn is(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.len && hash(bytes) == self.hash
+    }
+
+    pub(super) fn name(&self, segment: u32) -> String {
+        let hash: String = self.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{DATA}/{segment:010}-outline-{}-{hash}", self.len)
+    }
+}
+
 fn hash(bytes: &[u8]) -> [u8; 16] {
     let hash = blake3::hash(bytes);
     hash.as_bytes()[..16].try_into().expect("half of 32 bytes")
@@ -65,6 +90,8 @@ pub(super) struct Manifest {
     pub(super) store: [u8; 16],
     /// The pieces of each segment, from its beginning on without gaps.
     pub(super) segments: BTreeMap<u32, Vec<Piece>>,
+    /// Outlines of sealed segments; not all have one.
+    pub(super) outlines: BTreeMap<u32, Outlined>,
     /// Up to where the log is archived.
     pub(super) mark: Mark,
 }
@@ -94,10 +121,12 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// The names of all pieces.
+    /// The names of all pieces and outlines.
     pub(super) fn names(&self) -> BTreeSet<String> {
         let pieces = self.manifest.segments.iter();
-        pieces.flat_map(|(segment, pieces)| pieces.iter().map(|piece| piece.name(*segment))).collect()
+        let pieces = pieces.flat_map(|(segment, pieces)| pieces.iter().map(|piece| piece.name(*segment)));
+        let outlines = self.manifest.outlines.iter().map(|(segment, outline)| outline.name(*segment));
+        pieces.chain(outlines).collect()
     }
 
     /// Up to where a segment is in pieces and tails, in bytes.

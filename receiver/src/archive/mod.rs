@@ -26,18 +26,23 @@
 //! lives. A store whose archive was taken over has another history from then on, and is refused ([`attach`]).
 //!
 //! The price: bytes that arrive slowly are uploaded a few times, first in tails, then in pieces that double; a manifest names every piece
-//! (40 bytes for each 16 MiB) and is written with each new piece; a store is fetched as a whole before it opens.
+//! (40 bytes for each 16 MiB) and is written with each new piece; each sealed segment is read once more for its outline.
+//!
+//! **What opening needs comes first** ([`hydrate`]), the rest when it is read ([`reach`]) and in the background ([`fill`]). While parts are only in the archive nothing of the chain that names them goes: this receiver compacts only when it is whole, and
+//! another one that takes over makes this one's archive lost, which it says.
 
 mod attach;
 mod bucket;
 mod entry;
 mod error;
+mod fill;
 mod hydrate;
 mod lease;
 mod local;
 mod manifest;
 mod mend;
 mod plan;
+mod reach;
 mod source;
 mod state;
 mod task;
@@ -49,6 +54,7 @@ mod url;
 use std::{path::Path, time::Duration};
 
 pub use error::ArchiveError;
+pub(crate) use fill::Filler;
 pub use hydrate::Fetched;
 pub(crate) use mend::Mend;
 pub(crate) use state::Observed;
@@ -100,7 +106,7 @@ pub async fn fetch(url: &ArchiveUrl, dir: &Path) -> Result<(Fetched, String), Ar
         return Err(ArchiveError::NotEmpty(dir.to_owned()));
     }
     loop {
-        match hydrate::hydrate(&bucket, &head, prepared.dir()).await {
+        match hydrate::hydrate(&bucket, &head, prepared.dir(), hydrate::Amount::All).await {
             // Whoever writes the archive has removed it since.
             Err(ArchiveError::Missing(_)) if attempt < limits::ARCHIVE_MOVED_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),

@@ -170,8 +170,12 @@ mod tests {
                     keep.get_mut(&want.segment).expect("its segment is kept").push(piece);
                     written += want.len;
                 }
-                head.manifest =
-                    super::super::manifest::Manifest { store: log.store, segments: keep, mark: log.mark };
+                head.manifest = super::super::manifest::Manifest {
+                    store: log.store,
+                    segments: keep,
+                    mark: log.mark,
+                    ..Default::default()
+                };
                 head.tails.clear();
             }
         }

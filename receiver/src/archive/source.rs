@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, io};
 
+use bytes::Bytes;
+
 use super::plan::Snapshot;
 use crate::{
     archive::Mend,
@@ -17,6 +19,8 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// segment is removed only after the record that permits that is durable. Whatever is in it never changes, but where damage is mended.
     /// What is lost without that permission is named, so that the archive keeps what it has of it.
     fn snapshot(&self) -> io::Result<Snapshot>;
+    /// The outline of a sealed segment; `None` if it cannot have one.
+    fn outline(&self, segment: u32) -> io::Result<Option<Bytes>>;
     /// Bytes of a segment.
     fn read(&self, segment: u32, offset: u64, len: u64) -> io::Result<Vec<u8>>;
 }
@@ -32,6 +36,10 @@ impl Source for Store {
             }
         }
         Err(io::Error::other("segments come and go too fast"))
+    }
+
+    fn outline(&self, segment: u32) -> io::Result<Option<Bytes>> {
+        Store::outline(self, segment).map_err(io::Error::other)
     }
 
     fn read(&self, segment: u32, offset: u64, len: u64) -> io::Result<Vec<u8>> {

@@ -26,11 +26,12 @@ use super::{
     local::Local,
     manifest::Head,
     mend::mend,
+    reach::Reach,
     source::Source,
     state::{Observed, Part, State, Trouble},
     upload::{Progress, Uploader},
 };
-use crate::{limits, store::Store};
+use crate::{limits, log::part::Fetch, store::Store};
 
 /// An archive whose store is not open yet.
 pub(crate) struct Opening {
@@ -85,6 +86,14 @@ impl Opening {
             local.write(store)?;
         }
         Ok(Self { options, bucket, writer, head })
+    }
+
+    /// Fetches what is not here of the store's segments when it is read.
+    pub(crate) fn reach(&self) -> Result<Arc<dyn Fetch>, ArchiveError> {
+        // A client of its own: its connections live in another runtime.
+        let bucket = Bucket::new(self.options.url.open()?);
+        let reach = Reach::new(bucket).map_err(ArchiveError::local("archive-reads".as_ref()))?;
+        Ok(Arc::new(reach))
     }
 
     /// Starts to keep it, from the store that is open now.

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod damage;
+mod parts;
 
 use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,15 +20,16 @@ use super::{
     attach::Writer,
     bucket::Bucket,
     error::ArchiveError,
-    hydrate::hydrate,
+    hydrate::{Amount, hydrate},
     local::Local,
     manifest::{CHAIN, DATA, Head},
+    reach::Reach,
     state::State,
     upload::{Progress, Uploader},
 };
 use crate::{
     store::{
-        Record, Store, StoreOptions,
+        Record, Store, StoreError, StoreOptions,
         tests::harness::{self, volume},
     },
     verify,
@@ -38,11 +40,20 @@ use crate::{
 pub(super) struct Fuse {
     left: AtomicI64,
     answers: AtomicI64,
+    /// Nothing can be read.
+    away: AtomicBool,
+    /// Bytes that were read of pieces and outlines.
+    read: AtomicU64,
 }
 
 impl Default for Fuse {
     fn default() -> Self {
-        Self { left: AtomicI64::new(i64::MAX), answers: AtomicI64::new(i64::MAX) }
+        Self {
+            left: AtomicI64::new(i64::MAX),
+            answers: AtomicI64::new(i64::MAX),
+            away: AtomicBool::new(false),
+            read: AtomicU64::new(0),
+        }
     }
 }
 
@@ -53,6 +64,17 @@ impl Fuse {
 
     pub(super) fn after(&self, name: &str) -> Result<(), ArchiveError> {
         blow(&self.answers, name)
+    }
+
+    pub(super) fn read(&self, name: &str, bytes: u64) -> Result<(), ArchiveError> {
+        if self.away.load(Ordering::SeqCst) {
+            let source = std::io::Error::other("the bucket is away").into();
+            return Err(ArchiveError::request("read", name)(Error::Generic { store: "test", source }));
+        }
+        if name.starts_with(DATA) {
+            self.read.fetch_add(bytes, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     pub(super) fn left(&self) -> i64 {
@@ -110,7 +132,13 @@ impl Site {
     }
 
     fn open(&self) -> Store {
-        Store::open(self.path(), options()).unwrap()
+        self.try_open(options()).unwrap()
+    }
+
+    /// What is not here is fetched.
+    fn try_open(&self, options: StoreOptions) -> Result<Store, StoreError> {
+        let reach = Reach::new(self.bucket.clone()).unwrap();
+        Store::prepare(self.path())?.open_with(options, Some(Arc::new(reach)))
     }
 
     async fn uploader(&self, store: &Store) -> Result<Uploader, ArchiveError> {
@@ -136,7 +164,7 @@ async fn check_opens(bucket: &Bucket, source: &harness::Source, at_least: usize,
         return 0;
     };
     let dir = scratch();
-    hydrate(bucket, &head, dir.path()).await.unwrap();
+    hydrate(bucket, &head, dir.path(), Amount::All).await.unwrap();
     let store = Store::open(dir.path(), options()).unwrap();
     assert_eq!((store.opened().damaged, store.opened().torn), (0, false), "{context}: {:?}", store.opened());
     let findings = verify::verify(&store, &|_| true, &mut |event| {
@@ -330,7 +358,7 @@ async fn damage_in_the_archive_is_named_and_never_opened() {
             let dir = tempfile::tempdir().unwrap();
             let opened = async {
                 let head = bucket.head().await?.ok_or(ArchiveError::Empty)?;
-                hydrate(&bucket, &head, dir.path()).await
+                hydrate(&bucket, &head, dir.path(), Amount::All).await
             };
             let error = opened.await.expect_err(damage).to_string();
             let gone = damage == "remove" && folder == CHAIN;

@@ -14,12 +14,12 @@ use super::{
     entry::{Entry, What},
     error::ArchiveError,
     lease,
-    manifest::{CHAIN, DATA, Head, Manifest, Piece, Tail, entry_name, entry_number},
+    manifest::{CHAIN, DATA, Head, Manifest, Outlined, Piece, Tail, entry_name, entry_number},
     plan::{Snapshot, Step, Want, missing_bytes, plan},
     source::Source,
     state::State,
 };
-use crate::server::blocking;
+use crate::{limits, server::blocking};
 
 pub(super) struct Uploader {
     bucket: Bucket,
@@ -104,7 +104,8 @@ impl Uploader {
                     let piece = self.upload(want).await?;
                     keep.entry(want.segment).or_default().push(piece);
                 }
-                What::Manifest(Manifest { store: log.store, segments: keep, mark: log.mark })
+                let outlines = self.outlines(&log, &keep).await?;
+                What::Manifest(Manifest { store: log.store, segments: keep, outlines, mark: log.mark })
             }
         };
         let before = (self.head.base, self.head.names());
@@ -113,6 +114,8 @@ impl Uploader {
         self.append(entry).await?;
         self.state.on_missing(Instant::now(), 0);
         if whole {
+            let needed = self.head.names();
+            self.sweep |= self.stray.keys().any(|name| !needed.contains(name));
             self.stray.clear();
             let removed = match self.sweep {
                 true => self.sweep().await,
@@ -154,6 +157,38 @@ impl Uploader {
             self.stray.insert(name, piece.len);
         }
         Ok(piece)
+    }
+
+    /// The outlines that there are of these segments, and some more where sealed segments have none.
+    async fn outlines(
+        &mut self,
+        log: &Snapshot,
+        segments: &BTreeMap<u32, Vec<Piece>>,
+    ) -> Result<BTreeMap<u32, Outlined>, ArchiveError> {
+        let manifest = &self.head.manifest;
+        let mut outlines = match manifest.store == log.store {
+            true => manifest.outlines.clone(),
+            false => BTreeMap::new(),
+        };
+        outlines.retain(|segment, _| segments.contains_key(segment));
+        let lacking = log.lens.keys().filter(|at| **at < log.mark.segment && !outlines.contains_key(at));
+        let lacking: Vec<u32> = lacking.copied().take(limits::ARCHIVE_OUTLINES).collect();
+        for segment in lacking {
+            let source = self.source.clone();
+            // Without one the segment is fetched as a whole.
+            let made = blocking(move || source.outline(segment)).await;
+            let made = made.inspect_err(|error| tracing::debug!(segment, %error, "segment has no outline"));
+            let Ok(Some(bytes)) = made else { continue };
+            let outline = Outlined::of(&bytes);
+            let name = outline.name(segment);
+            if self.stray.get(&name) != Some(&outline.len) {
+                self.bucket.put(&name, bytes).await?;
+                self.state.on_uploaded(outline.len);
+                self.stray.insert(name, outline.len);
+            }
+            outlines.insert(segment, outline);
+        }
+        Ok(outlines)
     }
 
     /// What only older manifests needed. What cannot be removed now is found by a sweep.

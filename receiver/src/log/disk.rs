@@ -12,7 +12,10 @@ use std::{
     sync::Arc,
 };
 
+use super::{outline::Outline, part::PartDisk};
+
 /// A directory of segments.
+#[allow(private_interfaces, reason = "only this crate's disks have parts")]
 pub trait Disk: Send + Sync {
     /// The numbers of all segments, in any order.
     fn list(&self) -> io::Result<Vec<u32>>;
@@ -24,6 +27,14 @@ pub trait Disk: Send + Sync {
     fn remove(&self, segment: u32) -> io::Result<()>;
     /// Makes created and removed segments durable as names.
     fn sync_names(&self) -> io::Result<()>;
+    /// What is known of the records of a segment that is not whole.
+    fn outline(&self, _segment: u32) -> io::Result<Option<Outline>> {
+        Ok(None)
+    }
+    /// The segments that are not whole, if there may be any.
+    fn parts(&self) -> Option<&PartDisk> {
+        None
+    }
     /// Bytes that new segments may still take.
     fn available(&self) -> io::Result<u64> {
         Ok(u64::MAX)

@@ -9,6 +9,8 @@
 pub mod disk;
 pub mod entry;
 pub mod frame;
+pub(crate) mod outline;
+pub(crate) mod part;
 pub mod reader;
 pub mod scan;
 pub mod writer;

@@ -31,6 +31,8 @@ use super::{
     disk::{Disk, SegmentFile},
     entry::{Kind, RetiredBody},
     frame::{Frame, LOG_VERSION, RECORD_HEADER_BYTES, RECORDS_START, SegmentHeader},
+    outline::Outline,
+    part::absent,
 };
 use crate::limits;
 
@@ -45,6 +47,8 @@ pub struct Found {
     pub kind: u8,
     /// Whether its body is encrypted.
     pub encrypted: bool,
+    /// It is of an outline, and its body only what the catalogue takes from it.
+    pub outlined: bool,
     /// Its body, as it is in the log.
     pub body: Bytes,
 }
@@ -136,7 +140,9 @@ fn read(
     let first = from.map_or(0, |mark| mark.segment);
     segments.retain(|segment| bound.is_none_or(|bound| *segment <= bound.until.segment));
     segments.retain(|segment| *segment >= first);
-    let mut scan = Scan { known, bound, ..Scan::new(disk, store, visit) };
+    // A verification reads the content, too.
+    let outlines = bound.is_none();
+    let mut scan = Scan { known, bound, outlines, ..Scan::new(disk, store, visit) };
     scan.out.end = End {
         segment: first,
         offset: from.map_or(RECORDS_START, |mark| u64::from(mark.offset)),
@@ -170,6 +176,8 @@ struct Scan<'a> {
     known: u64,
     bound: Option<Bound<'a>>,
     visit: &'a mut dyn FnMut(Found),
+    /// A segment that is not here is read from its outline.
+    outlines: bool,
     /// Where the readable part of an earlier segment ended before its end.
     broken_at: Option<(u32, u64)>,
     /// And that was the end of its file.
@@ -191,6 +199,7 @@ impl<'a> Scan<'a> {
             store,
             known: 0,
             bound: None,
+            outlines: false,
             visit,
             broken_at: None,
             whole_at_end: true,
@@ -207,6 +216,12 @@ impl<'a> Scan<'a> {
         oldest: bool,
         last: bool,
     ) -> Result<(), LogError> {
+        let outline = || self.disk.outline(segment).map_err(LogError::io("read the outline of", segment));
+        if self.outlines
+            && let Some(outline) = outline()?
+        {
+            return self.outlined(segment, from, oldest, &outline);
+        }
         let file = self.disk.open(segment).map_err(LogError::io("open", segment))?;
         let mut len = file.len().map_err(LogError::io("read", segment))?;
         if let Some(bound) = self.bound.filter(|bound| bound.until.segment == segment) {
@@ -225,12 +240,7 @@ impl<'a> Scan<'a> {
             self.out.end = End { segment, offset: len, continues: None, ..self.out.end };
             return Ok(());
         };
-        if header.version > LOG_VERSION {
-            return Err(LogError::Version { segment, found: header.version });
-        }
-        if header.segment != segment || header.store != self.store {
-            return Err(LogError::Foreign(segment));
-        }
+        self.check(segment, &header)?;
         let mut at = RECORDS_START;
         match from {
             Some(mark) => at = u64::from(mark.offset),
@@ -238,6 +248,47 @@ impl<'a> Scan<'a> {
             None => self.expect_first(segment, header.first),
         }
         self.records(&mut window, &header, at, last)
+    }
+
+    /// A sealed segment, all of whose records were intact.
+    fn outlined(
+        &mut self,
+        segment: u32,
+        from: Option<Mark>,
+        oldest: bool,
+        outline: &Outline,
+    ) -> Result<(), LogError> {
+        let header = outline.header();
+        self.check(segment, header)?;
+        match from {
+            Some(_) => {}
+            None if oldest => self.out.end.number = header.first - 1,
+            None => self.expect_first(segment, header.first),
+        }
+        let from = from.map_or(0, |mark| mark.offset);
+        for found in outline.records().filter(|found| found.place.offset >= from) {
+            if found.kind == Kind::Retired as u8 {
+                self.retired = RetiredBody::decode(found.body.clone()).unwrap_or_default();
+            }
+            self.out.end.number = found.number;
+            (self.visit)(found);
+        }
+        let len = outline.len();
+        self.broken_at = Some((segment, len));
+        self.whole_at_end = true;
+        self.out.end = End { segment, offset: len, continues: None, ..self.out.end };
+        Ok(())
+    }
+
+    /// Whether a segment is one of this log, and of a version that is read here.
+    fn check(&self, segment: u32, header: &SegmentHeader) -> Result<(), LogError> {
+        if header.version > LOG_VERSION {
+            return Err(LogError::Version { segment, found: header.version });
+        }
+        match header.segment == segment && header.store == self.store {
+            true => Ok(()),
+            false => Err(LogError::Foreign(segment)),
+        }
     }
 
     /// The last segment ended with the record before this one, or there is something missing between them.
@@ -278,7 +329,7 @@ impl<'a> Scan<'a> {
                         self.retired = RetiredBody::decode(body.clone()).unwrap_or_default();
                     }
                     let Frame { kind, encrypted, .. } = frame;
-                    (self.visit)(Found { place, number, kind, encrypted, body });
+                    (self.visit)(Found { place, number, kind, encrypted, outlined: false, body });
                     at += frame.stride();
                     self.out.end.number = number;
                     continue;
@@ -375,7 +426,10 @@ impl Window {
             self.bytes.resize(read, 0);
             self.start = at;
             match self.file.read_at(&mut self.bytes, at) {
-                Err(_) if self.tolerant => self.read_sectors(at),
+                // What may come back is no damage.
+                Err(error) if self.tolerant && absent(&error).is_none_or(|absent| absent.lost) => {
+                    self.read_sectors(at);
+                }
                 other => other.map_err(LogError::io("read", self.segment))?,
             }
         }

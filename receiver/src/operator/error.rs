@@ -85,6 +85,7 @@ impl OperatorError {
                 // Ids of chunks come from trees, so one that is not there was lost.
                 StoreError::NoSuchChunk(_) => 6,
                 error if error.is_damage() => 6,
+                error if error.is_absent() => 12,
                 _ => 7,
             },
         }

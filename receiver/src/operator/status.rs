@@ -118,7 +118,9 @@ fn conditions(context: &Context) -> Vec<String> {
         _ => FULL,
     });
     let near = context.cap.is_some_and(|cap| cap.is_near(context.store.log_len()));
-    full.into_iter().chain(near.then_some("store-near-cap")).map(str::to_owned).collect()
+    let filling = context.store.parts().is_some_and(|parts| parts.is_filling());
+    let all = full.into_iter().chain(near.then_some("store-near-cap"));
+    all.chain(filling.then_some("store-filling")).map(str::to_owned).collect()
 }
 
 pub(super) async fn answer(
@@ -147,7 +149,11 @@ async fn count(context: &Context, observed: &Observed) -> Option<Totals> {
     let _turn = context.trees.acquire().await.ok()?;
     let (store, name) = (context.store.clone(), observed.name.clone());
     let totals = blocking(move || store.tree_at(&name, last).map(|tree| tree.totals())).await;
-    let totals = totals.inspect_err(|error| tracing::error!(%error, "newest tree cannot be built")).ok()?;
+    let told = |error: &StoreError| match error.is_absent() {
+        true => tracing::warn!(%error, "newest tree cannot be built now"),
+        false => tracing::error!(%error, "newest tree cannot be built"),
+    };
+    let totals = totals.inspect_err(told).ok()?;
     let volume = context.volumes.get(&observed.name);
     let mut live = volume.live();
     live.seen = true;

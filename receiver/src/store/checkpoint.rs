@@ -125,6 +125,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
             }
             // It is asked for again by the next commit that is taken.
             Err(StoreError::Full { .. }) => tracing::debug!(%volume, %point, "no space for a checkpoint"),
+            Err(error) if error.is_absent() => tracing::debug!(%volume, %point, %error, "no checkpoint now"),
             Err(error) => {
                 tracing::error!(%volume, %point, %error, "checkpoint not written; none until a session gives its tree");
                 shared.checkpoints.on_failed(volume, true);

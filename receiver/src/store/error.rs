@@ -9,7 +9,7 @@ use tidelock_proto::{
 
 use crate::{
     index::KvError,
-    log::{Damage, LogError},
+    log::{Damage, LogError, part::absent},
     vault::KeyError,
 };
 
@@ -99,6 +99,9 @@ pub enum StoreError {
     /// What was to be counted changes too fast, or is in the way of somebody who makes room.
     #[error("the store is making room, and what would become of it cannot be counted meanwhile; ask again")]
     Restless,
+    /// Parts of the log are only in the archive, and what was asked waits until they are here.
+    #[error("the store is still being fetched from its archive; {0} waits until that is done")]
+    Filling(&'static str),
     /// The tenant has no such chunk.
     #[error("chunk {0} is not in the store")]
     NoSuchChunk(ChunkId),
@@ -201,6 +204,12 @@ impl StoreError {
     /// Whether bytes on disk are not what was written there.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::BadChunk(..) | Self::Log(LogError::Damaged(_)))
+    }
+
+    /// Whether it says that bytes are not here and may be had later.
+    pub fn is_absent(&self) -> bool {
+        let absent = |source: &io::Error| absent(source).is_some_and(|absent| !absent.lost);
+        matches!(self, Self::Log(LogError::Io { source, .. }) if absent(source))
     }
 
     pub(crate) fn dir(dir: &std::path::Path, what: &'static str) -> impl Fn(io::Error) -> Self {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use tidelock_proto::{ChunkId, Op, PointId, Tree, VolumeName, tree::TreeError};
 
 use super::{Store, StoreError, open::store_id};
@@ -13,6 +14,8 @@ use crate::{
         Mark, Place,
         entry::Kind,
         frame::RECORD_HEADER_BYTES,
+        outline::Outline,
+        part::PartDisk,
         scan::{Bound, Found, Outcome, scan_until},
     },
     vault::Vault,
@@ -71,6 +74,38 @@ impl Store {
     /// The number of the newest record that is durable; 0 if there is none.
     pub(crate) fn durable_number(&self) -> u64 {
         self.durable_mark().map_or(0, |mark| mark.number)
+    }
+
+    /// Refuses while parts of the log are only in the archive.
+    pub(super) fn check_whole(&self, what: &'static str) -> Result<(), StoreError> {
+        match self.log_disk().parts().is_some_and(PartDisk::is_filling) {
+            true => Err(StoreError::Filling(what)),
+            false => Ok(()),
+        }
+    }
+
+    /// The segments that are only partly here, if there may be any.
+    pub(crate) fn parts(&self) -> Option<PartDisk> {
+        self.log_disk().parts().cloned()
+    }
+
+    /// Fetches all that is only in the archive, if it can be had. What the archive has lost reads like a bad sector from then on.
+    pub(crate) fn complete(&self) -> Result<(), StoreError> {
+        if let Some(parts) = self.log_disk().parts() {
+            while parts.fill()? {
+                self.shared().check_stop()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The outline of a sealed segment; `None` if something in it is damaged or a key is not here.
+    pub(crate) fn outline(&self, segment: u32) -> Result<Option<Bytes>, StoreError> {
+        let shared = self.shared();
+        match store_id(shared.log.disk())? {
+            Some(store) => Ok(Outline::make(shared.log.disk(), store, segment, &shared.vault)?),
+            None => Ok(None),
+        }
     }
 
     /// Bytes of the log up to a mark.

@@ -36,6 +36,7 @@ use crate::{
         disk::{DirDisk, Disk},
         entry::Fact,
         frame::{RECORDS_START, SegmentHeader},
+        part::{Fetch, PartDisk},
         reader::LogReader,
         scan::{Found, Outcome, scan},
         writer::{LogOptions, LogWriter},
@@ -62,7 +63,16 @@ impl Prepared {
 
     /// See [`Store::open`].
     pub(crate) fn open(self, options: StoreOptions) -> Result<Store, StoreError> {
-        open_locked(&self.dir, options, self.lock)
+        self.open_with(options, None)
+    }
+
+    /// The same; what is not here of its segments is fetched when it is read.
+    pub(crate) fn open_with(
+        self,
+        options: StoreOptions,
+        fetch: Option<Arc<dyn Fetch>>,
+    ) -> Result<Store, StoreError> {
+        open_locked(&self.dir, options, self.lock, fetch)
     }
 }
 
@@ -103,15 +113,26 @@ pub(super) fn rebuild(dir: &Path, options: StoreOptions) -> Result<Store, StoreE
         }
         _ => {}
     }
-    open_locked(dir, options, lock)
+    open_locked(dir, options, lock, None)
 }
 
-fn open_locked(dir: &Path, options: StoreOptions, lock: StoreLock) -> Result<Store, StoreError> {
+fn open_locked(
+    dir: &Path,
+    options: StoreOptions,
+    lock: StoreLock,
+    fetch: Option<Arc<dyn Fetch>>,
+) -> Result<Store, StoreError> {
     compact::clear(dir)?;
     let log = dir.join("log");
-    let disk =
-        create_dir(&log).map(|()| DirDisk::new(&log)).map_err(StoreError::dir(dir, "cannot open its log"))?;
-    open_on(Arc::new(disk), dir, options, lock)
+    let disk = || -> std::io::Result<Arc<dyn Disk>> {
+        create_dir(&log)?;
+        Ok(match PartDisk::open(&log, fetch)? {
+            Some(parts) => Arc::new(parts),
+            None => Arc::new(DirDisk::new(&log)),
+        })
+    };
+    let disk = disk().map_err(StoreError::dir(dir, "cannot open its log"))?;
+    open_on(disk, dir, options, lock)
 }
 
 /// Creates a directory that outlives a crash, if it is not there.

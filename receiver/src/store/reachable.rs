@@ -186,7 +186,8 @@ impl Shared {
             let cause = Cause::Unreadable("checkpoint");
             StoreError::Damaged { volume: volume.clone(), point, cause }
         };
-        let body = self.log.read(place, Kind::Checkpoint).map_err(|_| unreadable())?;
+        let body = self.log.read(place, Kind::Checkpoint).map_err(StoreError::from);
+        let body = body.map_err(|error| if error.is_absent() { error } else { unreadable() })?;
         each(Need::Record(place));
         for id in CheckpointBody::decode(body).map_err(|_| unreadable())?.chunks.chunks(32) {
             let id = ChunkId::from_slice(id).ok_or_else(unreadable)?;

@@ -251,9 +251,11 @@ impl Shared {
         let mut bytes = BytesMut::new();
         for chunk in body.chunks.chunks(32) {
             let chunk = ChunkId::from_slice(chunk).ok_or_else(|| unreadable(volume, id, "checkpoint"))?;
-            let content = self
-                .read_content(volume.tenant(), chunk)
-                .map_err(|_| damaged(volume, id, Cause::Chunk(chunk)))?;
+            let content =
+                self.read_content(volume.tenant(), chunk).map_err(|error| match error.is_absent() {
+                    true => error,
+                    false => damaged(volume, id, Cause::Chunk(chunk)),
+                })?;
             bytes.extend_from_slice(&content);
             apply_delimited(&mut bytes, &mut tree).map_err(|cause| damaged(volume, id, cause))?;
         }

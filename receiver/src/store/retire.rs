@@ -99,6 +99,7 @@ impl Store {
         let shared = self.shared();
         // What its points need is not known.
         self.check_keys()?;
+        self.check_whole("giving space back")?;
         let _alone = shared.thinning.lock();
         self.finish_deletions()?;
         let _cycle = shared.owed.begin_cycle();

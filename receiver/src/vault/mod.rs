@@ -34,7 +34,7 @@ use tidelock_proto::ChunkId;
 pub(crate) use cipher::{Cipher, Context, KeyId, OVERHEAD_BYTES, overhead_bytes};
 pub use keys::{KeyFileError, TenantKeys, generate};
 
-use crate::log::{DamageKind, entry::Fact, scan::Found};
+use crate::log::{DamageKind, entry::Fact, outline::OUTLINED, scan::Found};
 
 /// A tenant's data and the key that was given do not go together.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
@@ -156,10 +156,21 @@ impl Vault {
     /// The body of a record that was read.
     pub(crate) fn body(&self, found: &Found) -> Result<Bytes, Unopened> {
         if found.encrypted {
-            self.open(found.kind, found.number, found.body.clone())
+            let outlined = if found.outlined { OUTLINED } else { 0 };
+            self.open(found.kind | outlined, found.number, found.body.clone())
         } else {
             Ok(found.body.clone())
         }
+    }
+
+    /// A part of an encrypted record's body, encrypted again for another use of it.
+    pub(crate) fn seal_again(&self, found: &Found, used: u8, part: &[u8]) -> Result<Bytes, Unopened> {
+        let damaged = Unopened::Damaged(DamageKind::Cipher(found.number));
+        let Some((tenant, id)) = cipher::names(&found.body) else { return Err(damaged) };
+        let missing = || Unopened::Key(KeyError::Missing(tenant.to_owned()), id);
+        let cipher = self.cipher(tenant).ok_or_else(missing)?;
+        let context = Context { store: self.store, number: found.number, kind: found.kind | used };
+        Ok(cipher.encrypt(context, &[part]).into())
     }
 
     /// What a record that was read says, with blinded ids, and its body.

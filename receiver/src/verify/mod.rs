@@ -110,6 +110,8 @@ pub(crate) fn examine(
 ) -> Result<Option<(Summary, Broken)>, StoreError> {
     let broken = Broken::default();
     let mut run = Run { on, stop: AtomicBool::new(false), summary: Summary::default(), broken };
+    // A part of the log that is not here says nothing of its health.
+    store.complete()?;
     let _whole = store.keep_segments();
     let Some(until) = store.durable_mark() else {
         return Ok(Some((run.summary, run.broken)));

@@ -24,12 +24,25 @@ fn start(site: &Site, ack: &str) -> Receiver {
     let all = arguments(ack);
     let mut receiver = site.try_receiver(&all.iter().map(String::as_str).collect::<Vec<_>>());
     receiver.process.allow("archive taken over").allow("disconnected");
+    receiver.process.allow("rest of the store cannot be fetched");
     receiver
 }
 
 fn metric(receiver: &Receiver, name: &str) -> f64 {
     let (_, text) = http::get(&receiver.http, "/metrics").expect("the receiver serves its metrics");
     http::sample(&text, name).unwrap_or_else(|| panic!("no metric {name} in:\n{text}"))
+}
+
+/// What opening has fetched, and what was left for later.
+fn fetched_bytes(receiver: &Receiver) -> (u64, u64) {
+    let log = receiver.process.log();
+    let line = log.lines().find(|line| line.contains("store fetched from the archive"));
+    let line = line.unwrap_or_else(|| panic!("nothing was fetched: {log}"));
+    let number = |name: &str| {
+        let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line}"))
+    };
+    (number("bytes"), number("later_bytes"))
 }
 
 fn conditions(site: &Site, receiver: &Receiver) -> String {
@@ -65,7 +78,8 @@ fn a_lost_disk_costs_nothing_that_the_archive_has() {
     receiver.process.kill();
     fs::remove_dir_all(site.store()).expect("the store is lost");
     let mut receiver = start(&site, "archive");
-    assert!(receiver.process.log().contains("store fetched from the archive"), "{}", receiver.process.log());
+    let (fetched, later) = fetched_bytes(&receiver);
+    assert!(fetched < 16 << 20 && later > 60 << 20, "{fetched} bytes to open, {later} later");
     let restored = site.path("restored");
     site.restore(&receiver, &acked.id.to_string(), &restored);
     assert_eq!(differences(&volume, &restored, true), Vec::<String>::new());
@@ -90,6 +104,9 @@ fn a_lost_disk_costs_nothing_that_the_archive_has() {
     );
     server.again();
     sidecar.settle(SOON);
+    let whole = || receiver.process.log().contains("all of the store is here");
+    wait::until_true("the rest has come", SOON, whole);
+    assert_eq!(site.operator(&receiver, &["verify"])["findings"], Value::Array(Vec::new()));
     assert!(sidecar.acks().len() > before && acked.id < sidecar.acks().last().expect("points").id);
     wait::until_true("the condition is gone", SOON, || !conditions(&site, &receiver).contains("archive"));
 

@@ -87,6 +87,11 @@ impl Source {
         self.epoch = epoch;
     }
 
+    /// Goes on in another epoch from the newest point.
+    pub(crate) fn branch_to(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
     pub(super) fn set_epoch(&mut self, epoch: Epoch) {
         self.epoch = epoch;
     }

@@ -1,0 +1,113 @@
+//! Bytes of segments that are in the archive and not here, for whoever reads them.
+//!
+//! Readers are threads that block, some of them within an asynchronous runtime; so requests are made by a runtime of this module's own, and the reader waits for the answer on a channel.
+//! Only ranges are asked for. What comes is checked by whoever asked.
+
+use std::{
+    ops::Range,
+    sync::{Arc, mpsc},
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{bucket::Bucket, entry::decode_pieces, error::ArchiveError};
+use crate::{
+    limits,
+    log::part::{Fetch, FetchError},
+};
+
+pub(super) struct Reach {
+    bucket: Bucket,
+    /// Gone only while this is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Reach {
+    pub(super) fn new(bucket: Bucket) -> std::io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("archive-reads")
+            .enable_all()
+            .build()?;
+        Ok(Self { bucket, runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        // It may be dropped by a thread that must not wait.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Fetch for Reach {
+    fn name(&self, segment: u32, source: &Bytes, offset: u64) -> String {
+        let pieces = decode_pieces(source).unwrap_or_default();
+        let piece = pieces.iter().find(|piece| (piece.offset..piece.end()).contains(&offset));
+        piece.map_or_else(|| format!("segment {segment}"), |piece| piece.name(segment))
+    }
+
+    fn fetch(&self, segment: u32, source: &Bytes, range: Range<u64>) -> Result<Bytes, FetchError> {
+        let (bucket, source) = (self.bucket.clone(), source.clone());
+        let (tell, told) = mpsc::sync_channel(1);
+        let runtime = self.runtime.as_ref().expect("it is there until this is dropped");
+        runtime.spawn(async move {
+            // Nobody may wait any more.
+            let _ = tell.send(read(&bucket, segment, &source, range).await);
+        });
+        let closed = |_| FetchError { lost: false, source: Arc::new(ArchiveError::Empty) };
+        told.recv().map_err(closed)?.map_err(|error| FetchError {
+            // What is missing may have been moved on by another receiver: this one never gets it again.
+            lost: matches!(error, ArchiveError::Damaged { .. } | ArchiveError::Missing(_)),
+            source: Arc::new(error),
+        })
+    }
+}
+
+async fn read(
+    bucket: &Bucket,
+    segment: u32,
+    source: &Bytes,
+    range: Range<u64>,
+) -> Result<Bytes, ArchiveError> {
+    let name = || format!("pieces of segment {segment}");
+    let pieces = decode_pieces(source);
+    let pieces = pieces.ok_or_else(|| ArchiveError::Damaged { name: name(), what: "are not known" })?;
+    let mut all = BytesMut::new();
+    for piece in pieces.iter().filter(|piece| piece.offset < range.end && piece.end() > range.start) {
+        let (start, end) = (range.start.max(piece.offset), range.end.min(piece.end()));
+        let name = piece.name(segment);
+        let part = read_object(bucket, &name, start - piece.offset..end - piece.offset).await?;
+        if part.len() as u64 != end - start {
+            return Err(ArchiveError::Damaged { name, what: "is shorter than it was" });
+        }
+        all.extend_from_slice(&part);
+    }
+    Ok(all.freeze())
+}
+
+async fn read_object(bucket: &Bucket, name: &str, range: Range<u64>) -> Result<Bytes, ArchiveError> {
+    let mut attempt = 0;
+    loop {
+        match bucket.get_range(name, range.clone()).await {
+            Err(error @ ArchiveError::Request { .. }) if attempt < limits::ARCHIVE_READ_ATTEMPTS => {
+                attempt += 1;
+                tracing::debug!(%error, attempt, "reading again");
+                tokio::time::sleep(limits::ARCHIVE_RETRY_FIRST * attempt).await;
+            }
+            // An object that was cut short has no such range.
+            Err(error) => {
+                return Err(match bucket.len(name).await {
+                    Ok(Some(len)) if len < range.end => {
+                        ArchiveError::Damaged { name: name.to_owned(), what: "is shorter than it was" }
+                    }
+                    _ => error,
+                });
+            }
+            Ok(found) => return found.ok_or_else(|| ArchiveError::Missing(name.to_owned())),
+        }
+    }
+}
