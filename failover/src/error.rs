@@ -70,6 +70,40 @@ pub enum FailoverError {
     /// The store said no.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What an instant promotion keeps beneath its directory cannot be read or written.
+    #[error("cannot keep what is written to the promoted volume")]
+    Instant(#[source] io::Error),
+    /// Another process serves the directory.
+    #[error("another process has this instant promotion; end that one first")]
+    InstantInUse,
+    /// It is mounted already.
+    #[error("{} is an instant promotion that is mounted already: `tidelock hydration` tells how far it is", .0.display())]
+    InstantMounted(PathBuf),
+    /// It is none.
+    #[error("{} is no mounted instant promotion", .0.display())]
+    NotInstant(PathBuf),
+    /// It is of something else.
+    #[error("{} is an instant promotion of {holds}; nothing was changed", path.display())]
+    InstantOther {
+        /// The directory.
+        path: PathBuf,
+        /// Of what.
+        holds: String,
+    },
+    /// The journal of an instant promotion is damaged.
+    #[error(
+        "the journal of the instant promotion is damaged at byte {at}; nothing was changed: what was written is in the files beside it"
+    )]
+    InstantDamaged {
+        /// Where.
+        at: u64,
+    },
+    /// A change of an instant promotion is not durable.
+    #[error("what was written last may not be durable; run the command again")]
+    InstantLost,
+    /// The receiver was never reached.
+    #[error("the receiver is not connected")]
+    Unreached,
     /// A planned move on a store that no receiver uses.
     #[error(
         "a planned move asks the sidecar for a last cut, so it needs the running receiver (--receiver): `tidelock promote` does not"
@@ -346,8 +380,12 @@ impl FailoverError {
                 | Self::HalfWritten(_)
                 | Self::NotThatBranch { .. }
                 | Self::PartlyFilled { .. }
+                | Self::InstantInUse
+                | Self::InstantMounted(_)
+                | Self::InstantOther { .. }
                 | Self::Reconcile(
                     ReconcileError::NotEmpty(_)
+                        | ReconcileError::Instant(_)
                         | ReconcileError::Unfinished { .. }
                         | ReconcileError::FileSystemRoot
                 )

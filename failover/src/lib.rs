@@ -42,13 +42,14 @@ pub use delete::{Deletable, DeleteReport, deletable, deletable_of, delete};
 pub use error::FailoverError;
 pub use fill::{Fill, Filled};
 pub use hold::{HoldReport, hold, release};
-pub use mount::{MountOptions, MountReport, Mounted, Reach, Unmounted, mount};
+pub use mount::{Hydration, MountOptions, MountReport, Mounted, Reach, Unmounted, mount};
 pub use openers::{Opener, Openers, openers};
 pub use part::Part;
 pub use plan::{CapReport, PlanReport, RuleReport, SizesReport, VolumePlanReport, plan};
 pub use promote::{
-    Prepared, PromoteOptions, PromotePlan, PromoteReport, Recovery, next_command, plan as plan_promotion,
-    prepare as prepare_promotion, promote,
+    Instant, InstantEnd, InstantReport, Prepared, PromoteOptions, PromotePlan, PromoteReport, Recovery,
+    hydration, instant, is_begun, next_command, plan as plan_promotion, prepare as prepare_promotion,
+    promote,
 };
 pub use rebuild::{RebuildReport, rebuild};
 pub use rehearse::{RehearseOptions, RehearseReport, rehearse};

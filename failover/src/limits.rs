@@ -30,3 +30,23 @@ pub const MOUNT_THREADS: usize = 8;
 pub const MOUNT_REQUEST_BYTES: u32 = 1024 * 1024;
 /// For how long the end of an unmounted mount is waited for.
 pub const MOUNT_END: Duration = Duration::from_secs(2);
+/// Files with local content of an instant promotion that are kept open.
+pub const INSTANT_OPEN_FILES: usize = 512;
+/// How long the journal of an instant promotion gets, at least, before it is begun anew, in bytes.
+pub const INSTANT_JOURNAL_BYTES: u64 = 32 * 1024 * 1024;
+/// Reads of an instant promotion that wait for the receiver, each on a thread of its own.
+pub const INSTANT_WAITERS: usize = 128;
+/// For how long a read of an instant promotion is tried until it is an error.
+pub const INSTANT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a read, or hydration, rests before it tries again.
+pub const INSTANT_RETRY: Duration = Duration::from_millis(500);
+/// How often changes that nobody waits for are made durable.
+pub const INSTANT_COMMIT_PAUSE: Duration = Duration::from_secs(1);
+/// Content that hydration fetches at once, in bytes.
+pub const INSTANT_BATCH_BYTES: u64 = 4 * 1024 * 1024;
+/// How often the log says how far hydration is.
+pub const INSTANT_TOLD: Duration = Duration::from_secs(30);
+/// How much lower than others the thread that hydrates stands.
+pub const INSTANT_NICE: i32 = 15;
+/// How long the answer may be that tells how far hydration is, in bytes.
+pub const INSTANT_STATUS_BYTES: usize = 4096;

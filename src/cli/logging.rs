@@ -12,7 +12,7 @@ const DEFAULT_FILTER: &str =
     "info,fjall=warn,fuser=error,lsm_tree=warn,quinn=warn,quinn_proto=warn,rustls=warn";
 
 /// How a command logs.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct LogArgs {
     /// Form of the log on standard error. What is logged is chosen with TIDELOCK_LOG, such as `info` or
     /// `info,tidelock_receiver=debug`.

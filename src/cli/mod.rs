@@ -14,6 +14,7 @@ mod find;
 mod hold;
 mod inject;
 mod injector;
+mod instant;
 mod keys;
 mod local;
 mod logging;
@@ -65,6 +66,7 @@ enum Command {
     Restore(restore::Args),
     Mount(mount::Args),
     Promote(promote::Args),
+    Hydration(instant::Hydration),
     Move(promote::Move),
     Commit(window::Commit),
     Unpromote(window::Unpromote),
@@ -122,6 +124,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Restore(args) => restore::run(&args),
         Command::Mount(args) => mount::run(&args),
         Command::Promote(args) => promote::run(&args),
+        Command::Hydration(args) => instant::run_hydration(&args),
         Command::Move(args) => promote::run_move(args),
         Command::Commit(args) => window::run_commit(&args),
         Command::Unpromote(args) => window::run_unpromote(&args),

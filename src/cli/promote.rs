@@ -9,7 +9,8 @@ use tidelock_proto::VolumeName;
 
 use super::{
     exit::Failure,
-    failpoint,
+    failpoint, instant,
+    logging::{self, LogArgs},
     output::{self, duration},
     restore::{Accept, Target, warn, work},
     signals,
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// With --store: the receiver's --image directory, whose image of the newest point is taken by rename instead of writing a copy
     #[arg(long, value_name = "DIR", requires = "store")]
     image: Option<PathBuf>,
+    /// Mount the point at once and fetch the rest while it is used. What is written is kept beneath the directory; the command goes on until, unmounted, that is plain
+    #[arg(long, conflicts_with_all = ["also", "copy", "image", "overwrite", "trust_mtime"])]
+    instant: bool,
     /// For how long `tidelock unpromote` can give the volume back to the old primary, unless `tidelock commit` ends that
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     window: Option<Duration>,
@@ -41,6 +45,8 @@ pub(crate) struct Args {
     dry_run: bool,
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 /// Stop the application on the old primary, take a last cut, and promote that: nothing is lost
@@ -80,7 +86,8 @@ pub(crate) struct Move {
 pub(crate) fn run_move(args: Move) -> Result<(), Failure> {
     let Move { volume, to, also, overwrite, trust_mtime, window, dry_run, json, source } = args;
     let target = Target { volume, to, at: At::Latest, accept: Vec::new(), overwrite, trust_mtime, json };
-    with(&Args { target, also, copy: false, image: None, window, dry_run, source }, true)
+    let log = LogArgs::default();
+    with(&Args { target, also, copy: false, image: None, instant: false, window, dry_run, source, log }, true)
 }
 
 pub(super) fn parse_also(text: &str) -> Result<(VolumeName, PathBuf), String> {
@@ -106,6 +113,10 @@ fn with(args: &Args, planned: bool) -> Result<(), Failure> {
     };
     let mut volumes = vec![(target.volume.clone(), target.to.clone())];
     volumes.extend(args.also.iter().cloned());
+    if args.instant && !args.dry_run {
+        logging::init(&args.log)?;
+        return instant::run(target, &args.source, &options);
+    }
     signals::say_how_to_go_on()?;
     let access = args.source.open_with_images(args.image.as_deref())?;
     if args.dry_run {
@@ -242,7 +253,8 @@ fn print_window(reports: &[PromoteReport]) {
     }
 }
 
-fn print(report: &PromoteReport) {
+/// The facts of a promotion; what was written for it, where it was not mounted.
+pub(super) fn print(report: &PromoteReport) {
     let recovery = &report.recovery;
     let resumed = if report.resumed { ", which an earlier run had raised" } else { "" };
     let done = match (&report.difference, report.already) {

@@ -8,6 +8,7 @@ use tidelock_proto::{
     Epoch,
     limits::{EPOCH_MAX, LEAVE_HOLD},
 };
+use tidelock_receiver::reconcile::INSTANT;
 use tidelock_sidecar::{
     Config, Exclude, Excludes, Outcome, RunError, ScrubConfig, VolumeConfig,
     hooks::{HookConfig, OnHookFailure},
@@ -250,6 +251,12 @@ fn parse_address(text: &str) -> Result<String, String> {
 /// Runs until it is told to stop, fenced, or of no use.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     logging::init(&args.log)?;
+    if let Some(volume) = args.volumes.iter().find(|volume| volume.directory.join(INSTANT).is_dir()) {
+        let directory = volume.directory.display();
+        return Err(Failure::usage(format!(
+            "{directory} holds an instant promotion that is not mounted: run `tidelock promote --instant` again first"
+        )));
+    }
     // The very program that runs, also after its file was replaced.
     let watchdog = vec!["/proc/self/exe".into(), super::watchdog::NAME.into()];
     let config = Config {

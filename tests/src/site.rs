@@ -264,7 +264,7 @@ impl Site {
         let (_, log) = self.files("mount");
         let mut process = Process::spawn("mount", command, &log);
         let report = wait::until("the point is mounted", SOON, || {
-            let report = serde_json::from_str(&process.log()).ok();
+            let report = first_json(&process.log());
             if report.is_none() {
                 process.must_run();
             }
@@ -464,6 +464,12 @@ impl Drop for Sidecar {
             eprintln!("--- status of the sidecar: {status}");
         }
     }
+}
+
+/// The first object in what a command has printed so far; what it logs may follow.
+pub fn first_json(log: &str) -> Option<Value> {
+    let begun = log.get(log.find('{')?..)?;
+    serde_json::Deserializer::from_str(begun).into_iter().next()?.ok()
 }
 
 /// Parses what a command printed. Panics with all it said if it failed.

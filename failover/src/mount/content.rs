@@ -17,10 +17,12 @@ use super::Reach;
 use crate::{access::Access, error::FailoverError, limits};
 
 pub(super) struct Content {
-    access: Mutex<Arc<Access>>,
+    /// None yet, where the receiver was away at the beginning.
+    access: Mutex<Option<Arc<Access>>>,
     reach: Option<Reach>,
     volume: VolumeName,
-    point: Point,
+    /// To be pinned; one that is held by a name needs no pin.
+    point: Option<Point>,
     cache: Cache<ChunkId, Bytes, Length>,
 }
 
@@ -36,10 +38,10 @@ impl Weighter<ChunkId, Bytes> for Length {
 
 impl Content {
     pub(super) fn new(
-        access: Arc<Access>,
+        access: Option<Arc<Access>>,
         reach: Option<Reach>,
         volume: VolumeName,
-        point: Point,
+        point: Option<Point>,
         cache_bytes: u64,
     ) -> Self {
         let items = usize::try_from(cache_bytes / limits::MOUNT_CHUNK_BYTES).unwrap_or(usize::MAX);
@@ -64,43 +66,84 @@ impl Content {
         if missing.is_empty() {
             return Ok(found);
         }
-        let access = self.access.lock().clone();
-        match self.fetch(&access, &missing, &mut found) {
-            Ok(()) => Ok(found),
-            Err(error) => {
-                let access = self.reach_again(&access, error)?;
-                self.fetch(&access, &missing, &mut found)?;
-                Ok(found)
-            }
-        }
-    }
-
-    fn fetch(
-        &self,
-        access: &Access,
-        missing: &[ChunkId],
-        found: &mut HashMap<ChunkId, Bytes>,
-    ) -> Result<(), FailoverError> {
         let each = &mut |index: usize, content: Bytes| {
             let id = missing[index];
             self.cache.insert(id, content.clone());
             found.insert(id, content);
             true
         };
+        self.fetch(&missing, each)?;
+        Ok(found)
+    }
+
+    /// Whether a chunk is in memory.
+    pub(super) fn has(&self, id: ChunkId) -> bool {
+        self.cache.peek(&id).is_some()
+    }
+
+    /// Chunks that nobody will ask for again.
+    pub(super) fn chunks_once(
+        &self,
+        wanted: BTreeSet<ChunkId>,
+    ) -> Result<HashMap<ChunkId, Bytes>, FailoverError> {
+        let (mut found, mut missing) = (HashMap::with_capacity(wanted.len()), Vec::new());
+        for id in wanted {
+            match self.cache.peek(&id) {
+                Some(content) => drop(found.insert(id, content)),
+                None => missing.push(id),
+            }
+        }
+        if !missing.is_empty() {
+            self.fetch(&missing, &mut |index, content| {
+                found.insert(missing[index], content);
+                true
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Fetches, and once more when the connection is lost.
+    fn fetch(
+        &self,
+        missing: &[ChunkId],
+        each: &mut dyn FnMut(usize, Bytes) -> bool,
+    ) -> Result<(), FailoverError> {
+        let access = self.access.lock().clone();
+        let error = match &access {
+            Some(access) => match access.chunks(&self.volume).fetch(missing, each) {
+                Ok(()) => return Ok(()),
+                Err(error) => FailoverError::Content(error),
+            },
+            None => FailoverError::Unreached,
+        };
+        let access = self.reach_again(access.as_ref(), error)?;
         access.chunks(&self.volume).fetch(missing, each).map_err(FailoverError::Content)
     }
 
+    /// What is reached now, if anything is.
+    pub(super) fn access(&self) -> Option<Arc<Access>> {
+        self.access.lock().clone()
+    }
+
     /// A new connection in the place of the one that has failed, unless another reader has made one meanwhile.
-    fn reach_again(&self, failed: &Arc<Access>, error: FailoverError) -> Result<Arc<Access>, FailoverError> {
+    fn reach_again(
+        &self,
+        failed: Option<&Arc<Access>>,
+        error: FailoverError,
+    ) -> Result<Arc<Access>, FailoverError> {
         let mut current = self.access.lock();
-        if !Arc::ptr_eq(&current, failed) {
-            return Ok(current.clone());
+        if let Some(other) =
+            current.as_ref().filter(|current| failed.is_none_or(|failed| !Arc::ptr_eq(current, failed)))
+        {
+            return Ok(other.clone());
         }
         let Some(reach) = &self.reach else { return Err(error) };
-        let access = reach()?;
-        access.tree(&self.volume, &self.point)?;
-        *current = Arc::new(access);
-        Ok(current.clone())
+        let access = Arc::new(reach()?);
+        if let Some(point) = &self.point {
+            access.tree(&self.volume, point)?;
+        }
+        *current = Some(access.clone());
+        Ok(access)
     }
 }
 

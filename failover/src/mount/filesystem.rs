@@ -1,7 +1,8 @@
 //! What the kernel asks of a mounted point, handed to what answers it.
 //!
 //! Nothing changes but through the mount itself, so the kernel may keep what it was told as long as it likes. Inode numbers are the volume's own ids, which
-//! are never used twice. Permissions and locks are the kernel's to check. Nothing of a mount outlives it, so there is nothing to sync.
+//! are never used twice. Permissions and locks are the kernel's to check. Where nothing of a mount outlives it there is nothing to sync; where it does, `fsync` and what is written
+//! with `O_SYNC` or `O_DSYNC` is answered when it is durable ([`super::commit`]). The kernel does not hand on `sync` and `syncfs`.
 
 use std::{
     ffi::OsStr,
@@ -25,8 +26,9 @@ use tidelock_proto::{
 use super::{
     attributes::{BLOCK_BYTES, device_numbers},
     changes::{Changed, New},
+    commit::{HYDRATION, Keeper},
     layer::{Answer, Layer},
-    reading::{PointFs, checked, stat},
+    reading::{Inner, PointFs, checked, stat},
 };
 use crate::limits;
 
@@ -43,6 +45,7 @@ const S_IFSOCK: u32 = 0o140_000;
 
 impl PointFs {
     fn change<T>(&self, change: impl FnOnce(&mut Layer) -> Answer<T>) -> Answer<T> {
+        self.check_whole()?;
         change(&mut self.layer.write())
     }
 
@@ -161,9 +164,21 @@ impl Filesystem for PointFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.bytes(FileId(ino.0), offset, size) {
+        let id = FileId(ino.0);
+        let answer = move |point: &Inner, reply: ReplyData| match point.bytes(id, offset, size) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
+        };
+        match self.keeper.as_ref().filter(|_| self.must_fetch(id, offset, size)).and_then(Keeper::waiter) {
+            // Nobody whose data is local waits behind a receiver that is away.
+            Some(waiter) => {
+                let point = self.clone();
+                std::thread::spawn(move || {
+                    answer(&point, reply);
+                    drop(waiter);
+                });
+            }
+            None => answer(self, reply),
         }
     }
 
@@ -191,12 +206,12 @@ impl Filesystem for PointFs {
         empty(self.change(|layer| layer.released(FileId(ino.0))), reply);
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        empty(self.commit(Some(FileId(ino.0)), datasync), reply);
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+        empty(self.commit(None, false), reply);
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -252,6 +267,10 @@ impl Filesystem for PointFs {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if let (FileId::ROOT, HYDRATION, Some(told)) = (FileId(ino.0), name.as_bytes(), self.told_progress())
+        {
+            return xattr(Ok(told), size, reply);
+        }
         xattr(self.xattr(FileId(ino.0), name), size, reply);
     }
 
@@ -374,12 +393,16 @@ impl Filesystem for PointFs {
         offset: u64,
         data: &[u8],
         _: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let id = FileId(ino.0);
-        match self.change(|layer| layer.write(id, offset, data).and_then(|()| layer.modified(id))) {
+        let mut done = self.write_bytes(id, offset, data);
+        if done.is_ok() && flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0 {
+            done = self.commit(Some(id), flags.0 & libc::O_SYNC != libc::O_SYNC);
+        }
+        match done {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(error) => reply.error(error),
         }

@@ -15,7 +15,11 @@ use tidelock_proto::{
     tree::{ChunkRef, Content, ExtentMap, Inode, Piece},
 };
 
-use super::scratch::{SLOT_BYTES, Scratch, is_slot};
+use super::{
+    durable::Durable,
+    scratch::{SLOT_BYTES, is_slot},
+    upper::Upper,
+};
 
 pub(super) type Answer<T> = Result<T, Errno>;
 
@@ -24,7 +28,7 @@ pub(super) struct Layer {
     pub(super) tree: Tree,
     /// How much of each file is no hole.
     data_bytes: HashMap<FileId, u64>,
-    scratch: Option<Scratch>,
+    upper: Option<Upper>,
     /// How often a file is open; only of a writable mount.
     opens: HashMap<FileId, u64>,
     /// Open, without a name.
@@ -34,15 +38,15 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// With a scratch file it can be changed.
-    pub(super) fn new(tree: Tree, scratch: Option<Scratch>) -> Self {
+    /// With an upper layer it can be changed.
+    pub(super) fn new(tree: Tree, upper: Option<Upper>) -> Self {
         let sum = |extents: &ExtentMap| extents.iter().map(|(_, extent)| u64::from(extent.len)).sum();
         let data_bytes =
             tree.iter().filter_map(|(id, inode)| Some((id, inode.extents().map(sum)?))).collect();
         Self {
             tree,
             data_bytes,
-            scratch,
+            upper,
             opens: HashMap::new(),
             orphans: HashSet::new(),
             sockets: HashSet::new(),
@@ -78,18 +82,18 @@ impl Layer {
     }
 
     pub(super) fn is_writable(&self) -> bool {
-        self.scratch.is_some()
+        self.upper.is_some()
     }
 
     /// Room for what is written, in bytes.
     pub(super) fn free_bytes(&self) -> u64 {
-        self.scratch.as_ref().map_or(0, Scratch::free_bytes)
+        self.upper.as_ref().map_or(0, Upper::free_bytes)
     }
 
     /// What was written, from where a piece says it is.
     pub(super) fn written(&self, from: ChunkRef, into: &mut [u8]) -> io::Result<()> {
-        match &self.scratch {
-            Some(scratch) => scratch.read(from, into),
+        match &self.upper {
+            Some(upper) => upper.read(from, into),
             None => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -108,7 +112,33 @@ impl Layer {
             let bytes = self.data_bytes.entry(*id).or_default();
             *bytes = (*bytes + self.tree.totals().data_bytes).saturating_sub(before);
         }
+        if let Some(durable) = self.durable() {
+            durable.applied(op);
+        }
         Ok(())
+    }
+
+    /// The upper layer, if it outlives the process.
+    pub(super) fn durable(&mut self) -> Option<&mut Durable> {
+        match &mut self.upper {
+            Some(Upper::Durable(durable)) => Some(durable),
+            _ => None,
+        }
+    }
+
+    /// The tree, and what is kept of its changes.
+    pub(super) fn parts(&mut self) -> (&Tree, Option<&mut Durable>) {
+        match &mut self.upper {
+            Some(Upper::Durable(durable)) => (&self.tree, Some(durable)),
+            _ => (&self.tree, None),
+        }
+    }
+
+    /// Nobody has a file open any more: what has no name goes.
+    pub(super) fn abandon(&mut self) -> Answer<()> {
+        self.opens.clear();
+        self.orphans.clear();
+        self.seal()
     }
 
     /// Writes bytes of a file, each stretch into its slot.
@@ -121,14 +151,26 @@ impl Layer {
             let stretch = at / SLOT_BYTES * SLOT_BYTES;
             let len = (stretch + SLOT_BYTES).min(end) - at;
             let (now, rest) = bytes.split_at(len as usize);
-            self.write_in_stretch(id, stretch, at, now)?;
+            self.own(id, stretch, (at, at + len), Some(now))?;
             (at, bytes) = (at + len, rest);
         }
         Ok(())
     }
 
-    fn write_in_stretch(&mut self, id: FileId, stretch: u64, at: u64, bytes: &[u8]) -> Answer<()> {
-        let end = at + bytes.len() as u64;
+    /// A range that is in the upper layer already, where the file has it.
+    pub(super) fn adopt(&mut self, id: FileId, from: u64, to: u64) -> Answer<()> {
+        let mut at = from;
+        while at < to {
+            let stretch = at / SLOT_BYTES * SLOT_BYTES;
+            let end = (stretch + SLOT_BYTES).min(to);
+            self.own(id, stretch, (at, end), None)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Makes a range of one stretch its slot's, with these bytes or those that are there.
+    fn own(&mut self, id: FileId, stretch: u64, (at, end): (u64, u64), bytes: Option<&[u8]>) -> Answer<()> {
         let (mut slot, mut start, mut stop) = (None, at, end);
         for (offset, extent) in self.extents(id)?.touching(stretch, stretch.saturating_add(SLOT_BYTES)) {
             let extent_end = offset + u64::from(extent.len);
@@ -140,10 +182,12 @@ impl Layer {
                 }
             }
         }
-        let scratch = self.scratch.as_mut().ok_or(Errno::EROFS)?;
-        let slot: ChunkId = slot.unwrap_or_else(|| scratch.new_slot());
+        let upper = self.upper.as_mut().ok_or(Errno::EROFS)?;
+        let slot: ChunkId = slot.unwrap_or_else(|| upper.new_slot(id, stretch));
         let within = |offset: u64| ChunkRef { id: slot, at: (offset - stretch) as u32 };
-        scratch.write(within(at), bytes).map_err(Errno::from)?;
+        if let Some(bytes) = bytes {
+            upper.write(within(at), bytes).map_err(Errno::from)?;
+        }
         let piece = Piece { len: stop - start, chunk: Some(within(start)) };
         let known = self.extents(id)?.pieces(at, end);
         if known.len() == 1 && known[0].chunk == Some(within(at)) {
@@ -173,11 +217,12 @@ impl Layer {
         self.apply(&Op::Resize { id, size })
     }
 
-    fn give_back(&self, id: FileId, from: u64, to: u64) -> Answer<()> {
-        let Some(scratch) = &self.scratch else { return Err(Errno::EROFS) };
-        for piece in self.extents(id)?.pieces(from, to) {
+    fn give_back(&mut self, id: FileId, from: u64, to: u64) -> Answer<()> {
+        let pieces = self.extents(id)?.pieces(from, to);
+        let Some(upper) = &mut self.upper else { return Err(Errno::EROFS) };
+        for piece in pieces {
             if let Some(chunk) = piece.chunk.filter(|chunk| is_slot(chunk.id)) {
-                scratch.give_back(chunk, piece.len);
+                upper.give_back(chunk, piece.len);
             }
         }
         Ok(())
@@ -222,10 +267,13 @@ impl Layer {
         if !self.orphans.is_empty() {
             return Ok(());
         }
-        let (data_bytes, sockets) = (&mut self.data_bytes, &mut self.sockets);
+        let (data_bytes, sockets, upper) = (&mut self.data_bytes, &mut self.sockets, &mut self.upper);
         let sealed = self.tree.seal_with(&mut |id, _| {
             data_bytes.remove(&id);
             sockets.remove(&id);
+            if let Some(Upper::Durable(durable)) = upper {
+                durable.gone(id);
+            }
         });
         sealed.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the tree is none any more; unmount");

@@ -6,14 +6,21 @@
 mod acl;
 mod attributes;
 mod changes;
+mod commit;
 mod content;
+pub(crate) mod durable;
+#[cfg(test)]
+mod durable_tests;
 mod filesystem;
+mod hydrate;
+pub(crate) mod journal;
 mod kernel;
 mod layer;
 mod reading;
 mod scratch;
 #[cfg(test)]
 mod tests;
+mod upper;
 
 use std::{
     fs, io,
@@ -26,10 +33,21 @@ use std::{
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use rustix::io::Errno;
 use serde::Serialize;
-use tidelock_proto::VolumeName;
+use tidelock_proto::{Tree, VolumeName};
 use tidelock_receiver::reconcile;
 
-use self::{content::Content, kernel::unmount, layer::Layer, reading::PointFs, scratch::Scratch};
+pub use self::commit::Hydration;
+pub(crate) use self::{commit::HYDRATION, reading::PointFs, scratch::is_slot};
+use self::{
+    commit::Keeper,
+    content::Content,
+    durable::{Durable, Files},
+    journal::Journal,
+    kernel::unmount,
+    layer::Layer,
+    scratch::Scratch,
+    upper::Upper,
+};
 use crate::{
     access::Access,
     at::At,
@@ -87,6 +105,11 @@ pub struct MountReport {
 /// A mounted point. Dropped it ends, but nobody hears how.
 pub struct Mounted {
     report: MountReport,
+    held: Held,
+}
+
+/// What is mounted, as long as this is there.
+pub(crate) struct Held {
     /// Until it has ended.
     session: Option<BackgroundSession>,
     directory: PathBuf,
@@ -127,7 +150,7 @@ pub fn mount(
         writable: options.writable,
         took_ms: millis(begun),
     };
-    Ok(Mounted { report, session: Some(session), directory, made })
+    Ok(Mounted { report, held: Held { session: Some(session), directory, made } })
 }
 
 /// Fetches the tree and begins to serve it.
@@ -145,11 +168,31 @@ fn open(
     // Before it is mounted over: the file has no name there.
     let scratch = options.writable.then(|| Scratch::new(options.scratch.as_deref().unwrap_or(&directory)));
     let scratch = scratch.transpose().map_err(FailoverError::Scratch)?;
-    let layer = Layer::new(access.tree(volume, &choice.point)?, scratch);
-    let content = Content::new(access, reach, volume.clone(), choice.point.clone(), options.cache_bytes);
+    let layer = Layer::new(access.tree(volume, &choice.point)?, scratch.map(Upper::Scratch));
+    let point = Some(choice.point.clone());
+    let content = Content::new(Some(access), reach, volume.clone(), point, options.cache_bytes);
     let source = format!("{volume}@{}", choice.point.id);
-    let session = serve(PointFs::new(layer, content), &directory, source, options.writable);
+    let session = serve(PointFs::new(layer, content, None), &directory, source, options.writable);
     Ok((directory, session.map_err(FailoverError::Mount)?))
+}
+
+/// A point below an upper layer that outlives the process: what is changed is in `files` and in the journal, whose tree this is.
+pub(crate) fn over(
+    volume: &VolumeName,
+    (access, reach): (Option<Arc<Access>>, Option<Reach>),
+    files: Arc<Files>,
+    (journal, tree): (Journal, Tree),
+) -> PointFs {
+    let layer = Layer::new(tree, Some(Upper::Durable(Durable::new(files))));
+    // The point is held by a name.
+    let content = Content::new(access, reach, volume.clone(), None, limits::MOUNT_CACHE_BYTES);
+    PointFs::new(layer, content, Some(Keeper::new(journal)))
+}
+
+/// Serves it at a directory, which it hides.
+pub(crate) fn serve_at(point: PointFs, directory: &Path, source: String) -> Result<Held, FailoverError> {
+    let session = serve(point, directory, source, true).map_err(FailoverError::Mount)?;
+    Ok(Held { session: Some(session), directory: directory.to_owned(), made: false })
 }
 
 /// Whoever may not mount has `fusermount3` do it.
@@ -170,7 +213,7 @@ fn serve(point: PointFs, directory: &Path, source: String, writable: bool) -> io
 }
 
 /// Makes the directory; tells whether it was not there. A mount whose process was killed is taken away.
-fn prepare(directory: &Path) -> Result<bool, FailoverError> {
+pub(crate) fn prepare(directory: &Path) -> Result<bool, FailoverError> {
     match fs::metadata(directory) {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -210,11 +253,23 @@ impl Mounted {
 
     /// Whether somebody has unmounted it.
     pub fn is_gone(&self) -> bool {
+        self.held.is_gone()
+    }
+
+    /// Unmounts it, and removes the directory if it was made for it.
+    pub fn end(self) -> Result<Unmounted, FailoverError> {
+        self.held.end()
+    }
+}
+
+impl Held {
+    /// Whether somebody has unmounted it.
+    pub(crate) fn is_gone(&self) -> bool {
         self.session.as_ref().is_none_or(|session| session.guard.is_finished())
     }
 
     /// Unmounts it, and removes the directory if it was made for it.
-    pub fn end(mut self) -> Result<Unmounted, FailoverError> {
+    pub(crate) fn end(mut self) -> Result<Unmounted, FailoverError> {
         self.finish().map_err(FailoverError::Mount)
     }
 
@@ -257,7 +312,7 @@ impl Mounted {
     }
 }
 
-impl Drop for Mounted {
+impl Drop for Held {
     fn drop(&mut self) {
         if self.session.is_some() {
             // Whoever wants to know ends it.

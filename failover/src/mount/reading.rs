@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
+    ops::Deref,
     os::unix::ffi::OsStrExt,
     sync::{
         Arc,
@@ -19,6 +20,7 @@ use tidelock_proto::{
 
 use super::{
     attributes::{attributes, file_type},
+    commit::Keeper,
     content::{Content, part},
     layer::{Answer, Layer},
     scratch::is_slot,
@@ -30,27 +32,43 @@ const SEEK_DATA: i32 = 3;
 /// Where a hole begins.
 const SEEK_HOLE: i32 = 4;
 
-/// A point as a file system.
-pub(super) struct PointFs {
+/// A point as a file system, for the kernel and for whoever works at it besides.
+#[derive(Clone)]
+pub(crate) struct PointFs(Arc<Inner>);
+
+pub(crate) struct Inner {
     pub(super) layer: RwLock<Layer>,
-    content: Content,
+    pub(super) content: Content,
     listings: Mutex<HashMap<u64, Arc<Listing>>>,
     next_handle: AtomicU64,
+    /// Of an upper layer that outlives the process.
+    pub(super) keeper: Option<Keeper>,
+}
+
+impl Deref for PointFs {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
 }
 
 /// A directory as it was when its reader began: positions in it stay what they are.
 pub(super) struct Listing(pub(super) Vec<(Vec<u8>, FileId, FileType)>);
 
 impl PointFs {
-    pub(super) fn new(layer: Layer, content: Content) -> Self {
-        Self {
+    pub(super) fn new(layer: Layer, content: Content, keeper: Option<Keeper>) -> Self {
+        Self(Arc::new(Inner {
             layer: RwLock::new(layer),
             content,
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
-        }
+            keeper,
+        }))
     }
+}
 
+impl Inner {
     pub(super) fn stat(&self, id: FileId) -> Answer<FileAttr> {
         stat(&self.layer.read(), id)
     }
@@ -83,8 +101,12 @@ impl PointFs {
         if missing.is_empty() {
             return Ok(bytes);
         }
-        let ids = missing.iter().filter_map(|(_, piece)| piece.chunk).map(|chunk| chunk.id);
-        let read = self.content.chunks(ids).and_then(|chunks| {
+        let ids = || missing.iter().filter_map(|(_, piece)| piece.chunk).map(|chunk| chunk.id);
+        let chunks = match &self.keeper {
+            Some(keeper) => keeper.patiently(|| self.content.chunks(ids())),
+            None => self.content.chunks(ids()),
+        };
+        let read = chunks.and_then(|chunks| {
             for (at, piece) in &missing {
                 let part = part(&chunks, piece)?;
                 bytes[*at..*at + part.len()].copy_from_slice(part);
@@ -92,6 +114,16 @@ impl PointFs {
             Ok(bytes)
         });
         read.map_err(|error| told(id, &error))
+    }
+
+    /// Whether a read has to wait for somebody else's content.
+    pub(super) fn must_fetch(&self, id: FileId, offset: u64, len: u32) -> bool {
+        let layer = self.layer.read();
+        let extents = layer.inode(id).ok().and_then(|inode| inode.extents());
+        extents.is_some_and(|extents| {
+            let touched = extents.touching(offset, offset.saturating_add(len.into()));
+            touched.map(|(_, extent)| extent.chunk.id).any(|id| !is_slot(id) && !self.content.has(id))
+        })
     }
 
     /// A directory is listed anew for a reader that is at its beginning.

@@ -14,7 +14,7 @@ use tidelock_proto::{ChunkId, limits::CHUNK_MAX_BYTES, tree::ChunkRef};
 pub(super) const SLOT_BYTES: u64 = CHUNK_MAX_BYTES as u64;
 
 /// No content has an id that begins so, as far as BLAKE3 is to be believed.
-const MARK: [u8; 16] = *b"tidelock-scratch";
+pub(super) const MARK: [u8; 16] = *b"tidelock-scratch";
 
 pub(super) struct Scratch {
     file: File,
@@ -64,8 +64,8 @@ impl Scratch {
     }
 }
 
-/// Whether a chunk is a slot.
-pub(super) fn is_slot(id: ChunkId) -> bool {
+/// Whether a chunk is a slot, of this kind or of [`super::durable`].
+pub(crate) fn is_slot(id: ChunkId) -> bool {
     id.0[..16] == MARK
 }
 

@@ -12,6 +12,7 @@ use super::{
     changes::{Changed, New},
     layer::Layer,
     scratch::{SLOT_BYTES, Scratch, is_slot},
+    upper::Upper,
 };
 
 const FILE: FileId = FileId(2);
@@ -35,7 +36,7 @@ fn layer() -> Layer {
         tree.apply(&Op::Write { id: FILE, offset: number * CHUNK_BYTES, pieces }).unwrap();
     }
     tree.seal().unwrap();
-    Layer::new(tree, Some(Scratch::new(&std::env::temp_dir()).unwrap()))
+    Layer::new(tree, Some(Upper::Scratch(Scratch::new(&std::env::temp_dir()).unwrap())))
 }
 
 fn content(layer: &Layer) -> Vec<u8> {

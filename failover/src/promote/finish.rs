@@ -129,7 +129,7 @@ impl Prepared {
         Ok(difference)
     }
 
-    fn report(
+    pub(super) fn report(
         self,
         (old_epoch, epoch): (u64, Epoch),
         resumed: bool,
@@ -177,7 +177,7 @@ impl Prepared {
 /// Raises the epoch. A live volume goes on until its writer is stopped, and `latest` means what is there then: a point
 /// that came after the chosen one is told. If it is fuzzy and must not be, the epoch is raised once more, upon the
 /// newest that is not.
-fn fence(
+pub(super) fn fence(
     access: &Access,
     volume: &VolumeName,
     choice: &Choice,

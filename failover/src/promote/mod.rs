@@ -18,6 +18,7 @@
 
 mod finish;
 mod handover;
+mod instant;
 mod plan;
 mod prepare;
 mod target;
@@ -32,6 +33,9 @@ use tidelock_proto::VolumeName;
 use tidelock_receiver::reconcile::Report;
 
 pub(crate) use handover::is_here;
+#[cfg(test)]
+pub(crate) use instant::complete::complete as complete_instant;
+pub use instant::{Instant, InstantEnd, InstantReport, hydration, instant, is_begun};
 pub use plan::{PromotePlan, plan};
 pub use prepare::{Prepared, prepare};
 

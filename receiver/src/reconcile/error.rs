@@ -23,6 +23,9 @@ pub enum ReconcileError {
         /// What its marker says it is a copy of.
         holds: String,
     },
+    /// The target holds what an application wrote since an instant promotion, and nobody else has it.
+    #[error("{} holds an instant promotion that is not complete, with what was written to it; nothing was changed: run `tidelock promote --instant` again", .0.display())]
+    Instant(PathBuf),
     /// The root of the file system.
     #[error("/ cannot be a target; choose a directory")]
     FileSystemRoot,

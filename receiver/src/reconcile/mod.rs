@@ -230,6 +230,7 @@ pub fn reconcile(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report> {
     let root = open_target(directory)?;
+    check_instant(directory)?;
     let run = Run::new(root, tree, chunks, options, progress)?;
     if !options.overwrite {
         marker::check_vacant(&run.root, run.mounted, &options.label)?;
@@ -268,6 +269,7 @@ pub fn check_target(directory: &Path, options: &Options) -> Result<()> {
         return Ok(());
     }
     let root = open_target(directory)?;
+    check_instant(directory)?;
     let mounted = is_mounted(&root)?;
     if options.overwrite { Ok(()) } else { marker::check_vacant(&root, mounted, &options.label) }
 }
@@ -278,7 +280,16 @@ pub fn vacancy(directory: &Path) -> Result<Vacancy> {
         return Ok(Vacancy::Vacant);
     }
     let root = open_target(directory)?;
+    check_instant(directory)?;
     marker::vacancy(&root, is_mounted(&root)?)
+}
+
+/// Nobody but its own command touches an instant promotion.
+fn check_instant(directory: &Path) -> Result<()> {
+    match directory.join(INSTANT).is_dir() {
+        true => Err(ReconcileError::Instant(directory.to_owned())),
+        false => Ok(()),
+    }
 }
 
 fn is_mounted(root: &Root) -> Result<bool> {
@@ -448,6 +459,9 @@ impl<'a> Run<'a> {
         Ok(whole)
     }
 }
+
+/// The directory in which an instant promotion keeps what its application writes until it is complete: what holds one is not touched, whatever is asked for.
+pub const INSTANT: &str = ".tidelock-instant";
 
 /// The name of the marker of an unfinished copy.
 pub const MARKER: &str = marker::NAME;

@@ -14,6 +14,7 @@ use tidelock_proto::{
 };
 use tidelock_receiver::store::{Store, StoreOptions};
 use tidelock_tests::{
+    compare::assert_same,
     mount::{Format, Mount},
     needs::{self, Need},
     process::Process,
@@ -186,10 +187,68 @@ fn a_group_is_promoted_to_one_point_of_both() {
     let ahead = number(&new_data) - number(&new_wal);
     assert!((0..=1).contains(&ahead), "the log is written last: {ahead}");
 
-    let command = promoted[0]["next_command"].as_str().expect("a command").to_owned();
-    let epoch = command.split_once("--epoch ").expect("it names the epoch").1;
-    let epoch = epoch.split(' ').next().and_then(|epoch| epoch.parse().ok()).expect("a number");
-    let mut new = group(&site, &receiver, &new_data, &new_wal).epoch(epoch).start();
+    let mut new = group(&site, &receiver, &new_data, &new_wal).epoch(epoch_of(&promoted)).start();
     settle(&mut new);
     new.process.stop();
+}
+
+#[test]
+fn a_promotion_of_a_group_is_taken_back_for_both_volumes() {
+    let site = Site::new();
+    let (data, wal) = (site.new_dir("data"), site.new_dir("wal"));
+    let mut receiver = site.receiver();
+    receiver.process.allow("promoted").allow("fenced").allow("refused").allow("disconnected");
+    let write = |dirs: [&Path; 2], text: &str| {
+        dirs.iter().for_each(|dir| std::fs::write(dir.join("file"), text).expect("writable"));
+    };
+    write([&data, &wal], "before");
+    let mut old = group(&site, &receiver, &data, &wal).start();
+    old.process.allow("fenced");
+    settle(&mut old);
+    let (new_data, new_wal) = (site.path("new-data"), site.path("new-wal"));
+    let also = format!("{WAL}={}", new_wal.display());
+    let to = new_data.to_str().expect("test paths are UTF-8");
+    let promoted =
+        site.operator(&receiver, &["promote", VOLUME, "--to", to, "--also", &also, "--window", "1h"]);
+    for one in [&promoted[0], &promoted[1]] {
+        assert_eq!(one["window"]["point"], one["point"]["id"], "{promoted}");
+    }
+    assert_eq!(old.process.wait(SOON).code(), Some(3), "the old sidecar goes on");
+    write([&data, &wal], "what nobody has replicated");
+    let mut new = group(&site, &receiver, &new_data, &new_wal).epoch(epoch_of(&promoted)).start();
+    new.process.allow("fenced");
+    write([&new_data, &new_wal], "written in vain");
+    settle(&mut new);
+
+    // Killed with the one fenced and the other not, and run again, twice.
+    let mut killed = site.operator_command(&receiver, &["unpromote", VOLUME, WAL]);
+    let killed = killed.env("TIDELOCK_TEST_AT", "kill:complete").output().expect("it can be run");
+    assert!(!killed.status.success());
+    assert_eq!(new.process.wait(SOON).code(), Some(3), "the fence of one is the sidecar's");
+    for _ in 0..2 {
+        let back = site.operator(&receiver, &["unpromote", VOLUME, WAL]);
+        assert_eq!(back[0]["point"]["id"], promoted[0]["point"]["id"], "{back}");
+        assert_eq!(back[0]["point"]["id"], back[1]["point"]["id"], "{back}");
+    }
+    let back = site.operator(&receiver, &["unpromote", VOLUME, WAL]);
+    let command = back[0]["next_command"].as_str().expect("a command");
+    let mut plan = group(&site, &receiver, &data, &wal).epoch(epoch_of(&back));
+    if command.contains("--raise-epoch") {
+        plan = plan.arg("--raise-epoch");
+    }
+    let mut old = plan.start();
+    settle(&mut old);
+    old.process.stop();
+    for (volume, dir) in [(VOLUME, &data), (WAL, &wal)] {
+        let copy = site.path(&format!("copy-of-{}", dir.file_name().expect("a name").display()));
+        site.restore_volume(&receiver, volume, "latest", &copy);
+        assert_same(dir, &copy);
+    }
+}
+
+/// The epoch that the printed command has.
+fn epoch_of(reports: &serde_json::Value) -> u64 {
+    let command = reports[0]["next_command"].as_str().expect("a command");
+    let epoch = command.split_once("--epoch ").expect("it names the epoch").1;
+    epoch.split(' ').next().and_then(|epoch| epoch.parse().ok()).expect("a number")
 }

@@ -20,6 +20,7 @@ mod home;
 mod identity;
 mod idle;
 mod image;
+mod instant;
 mod marks;
 mod model;
 mod mounting;
