@@ -4,6 +4,7 @@
 //! some, and one handshake per connection makes its speed irrelevant. The authority's key stays in its directory with
 //! mode 0600 and is never printed; there is no revocation, so keep leaves short-lived or rotate the authority.
 
+mod authority;
 mod issue;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,9 @@ use std::{
 
 use thiserror::Error;
 
-pub use issue::{Request, init, issue};
+pub use authority::{Authority, AuthorityError, Request, signing_request};
+pub use issue::{init, issue};
+pub use write::renew;
 
 /// How long an authority is valid by default: ten years.
 pub const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::PkiError;
+use crate::identity::{CA_FILE, CERTIFICATE_FILE, KEY_FILE};
 
 /// Mode of a private key.
 pub(super) const PRIVATE: u32 = 0o600;
@@ -28,6 +29,19 @@ pub(super) fn create(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiEr
         sync_parent(path)
     };
     write().map_err(at(path))
+}
+
+/// Writes an identity that was issued elsewhere into a directory, which may be there already: PEM texts of certificate, key
+/// and authorities.
+pub fn renew(out: &Path, certificate: &str, key: &str, authorities: &str) -> Result<(), PkiError> {
+    identity(
+        out,
+        [
+            (CA_FILE, authorities.as_bytes(), PUBLIC),
+            (KEY_FILE, key.as_bytes(), PRIVATE),
+            (CERTIFICATE_FILE, certificate.as_bytes(), PUBLIC),
+        ],
+    )
 }
 
 /// Writes the files of an identity directory.
