@@ -47,9 +47,9 @@ pub use openers::{Opener, Openers, openers};
 pub use part::Part;
 pub use plan::{CapReport, PlanReport, RuleReport, SizesReport, VolumePlanReport, plan};
 pub use promote::{
-    Instant, InstantEnd, InstantReport, Prepared, PromoteOptions, PromotePlan, PromoteReport, Recovery,
-    hydration, instant, is_begun, next_command, plan as plan_promotion, prepare as prepare_promotion,
-    promote,
+    FenceReport, Instant, InstantEnd, InstantReport, Prepared, PromoteOptions, PromotePlan, PromoteReport,
+    Recovery, fence_without_copy, hydration, instant, is_begun, next_command, plan as plan_promotion,
+    prepare as prepare_promotion, promote,
 };
 pub use rebuild::{RebuildReport, rebuild};
 pub use rehearse::{RehearseOptions, RehearseReport, rehearse};

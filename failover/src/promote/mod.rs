@@ -16,6 +16,7 @@
 //! finds its own epoch by the base it chose, and a target that was completed is recognised as long as nothing has touched it.
 //! It needs nothing from the failed site.
 
+mod fence;
 mod finish;
 mod handover;
 mod instant;
@@ -32,6 +33,7 @@ use serde::Serialize;
 use tidelock_proto::VolumeName;
 use tidelock_receiver::reconcile::Report;
 
+pub use fence::{FenceReport, fence_without_copy};
 pub(crate) use handover::is_here;
 #[cfg(test)]
 pub(crate) use instant::complete::complete as complete_instant;

@@ -270,7 +270,7 @@ pub(super) fn judge(choice: &Choice, options: &PromoteOptions) -> Result<(), Fai
 }
 
 /// What lies between the point and the start.
-fn loss(choice: &Choice, now: SystemTime) -> Loss {
+pub(super) fn loss(choice: &Choice, now: SystemTime) -> Loss {
     let age_ms = to_ns(now).saturating_sub(choice.point.cut.time_ns) as f64 / 1e6;
     let live = choice.volume.live.as_ref();
     let (rpo_ms, known) = match (live, &choice.volume.last) {

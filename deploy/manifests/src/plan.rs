@@ -1,0 +1,176 @@
+//! What is applied elsewhere, in which order, and what a person should know before.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use thiserror::Error;
+use tidelock_proto::VolumeName;
+
+use crate::{
+    document::Document,
+    mapping::{Mapping, MappingError},
+    object::{Key, items},
+    sanitise::sanitise,
+};
+
+/// How the pods there come to their data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// The instant whose data they get, RFC 3339.
+    pub at: String,
+    /// The epoch that they write in, if the volumes were promoted.
+    pub epoch: Option<u64>,
+    /// The receiver, `HOST:PORT`, if pods do not know it by themselves.
+    pub receiver: Option<String>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// `kind/name`.
+    pub workload: String,
+    /// Where it was.
+    pub from: String,
+    /// Where it will be.
+    pub to: String,
+    /// What is applied, in this order.
+    pub objects: Vec<Value>,
+    /// The volumes that are filled, by claim.
+    pub volumes: BTreeMap<String, VolumeName>,
+    /// What a person should look at.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// What is recorded holds an object that makes no sense.
+    #[error("the record holds an object without kind, API version or name")]
+    BadObject,
+    /// It would reach into another namespace.
+    #[error("{0} is not of the namespace {1}")]
+    Foreign(String, String),
+    /// The workload itself is not there.
+    #[error("the record does not hold {0}")]
+    NoWorkload(String),
+    /// A field cannot be set.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+}
+
+/// The order in which kinds are applied: what others refer to comes first, what starts pods last but what scales them.
+const ORDER: [&str; 11] = [
+    "ServiceAccount",
+    "Secret",
+    "ConfigMap",
+    "Role",
+    "RoleBinding",
+    "PersistentVolumeClaim",
+    "Service",
+    "PodDisruptionBudget",
+    "StatefulSet",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+];
+
+/// Plans a workload's way from its record to another place.
+pub fn plan(document: &Document, mapping: &Mapping, handover: &Handover) -> Result<Plan, PlanError> {
+    let workload = Key { kind: document.kind.kind().to_owned(), name: document.name.clone() };
+    let to = mapping.namespace(&document.namespace);
+    let mut objects = Vec::new();
+    let mut found = false;
+    for object in &document.objects {
+        // Whoever recorded it may have been another version.
+        let mut object = sanitise(object);
+        let key =
+            Key::of(&object).filter(|_| object["apiVersion"].is_string()).ok_or(PlanError::BadObject)?;
+        if object["metadata"]["namespace"] != document.namespace {
+            return Err(PlanError::Foreign(key.to_string(), document.namespace.clone()));
+        }
+        mapping.apply(&mut object);
+        if key == workload {
+            found = true;
+            hand_over(&mut object, document, mapping, handover);
+        }
+        objects.push(object);
+    }
+    if !found {
+        return Err(PlanError::NoWorkload(workload.to_string()));
+    }
+    mapping.set(&mut objects)?;
+    objects.sort_by_key(|object| {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        (ORDER.iter().position(|known| *known == kind).unwrap_or(0), Key::of(object))
+    });
+    let volumes = document.volumes.iter().map(|one| (one.claim.clone(), one.volume.clone())).collect();
+    let warnings = warnings(document, &objects, to);
+    let (from, to) = (document.namespace.clone(), to.to_owned());
+    Ok(Plan { workload: workload.to_string(), from, to, objects, volumes, warnings })
+}
+
+/// Asks the injector there for pods that fill their empty volumes with the point, and go on as the new writer.
+fn hand_over(object: &mut Value, document: &Document, mapping: &Mapping, handover: &Handover) {
+    let Some(template) = object.pointer_mut("/spec/template").and_then(Value::as_object_mut) else { return };
+    let meta = template.entry("metadata").or_insert_with(|| json!({}));
+    let mut put = |map: &str, key: &str, value: &str| {
+        let Some(meta) = meta.as_object_mut() else { return };
+        let map = meta.entry(map).or_insert_with(|| json!({}));
+        if let Some(map) = map.as_object_mut() {
+            map.insert(format!("tidelock.dev/{key}"), value.into());
+        }
+    };
+    put("labels", "inject", "true");
+    put("annotations", "restore", &handover.at);
+    if mapping.namespace(&document.namespace) != document.namespace {
+        // The volumes there have other names than those whose points they get.
+        put("annotations", "restore-tenant", &document.namespace);
+    } else if let Some(epoch) = handover.epoch {
+        put("annotations", "epoch", &epoch.to_string());
+    }
+    if let Some(receiver) = &handover.receiver {
+        put("annotations", "receiver", receiver);
+    }
+}
+
+fn warnings(document: &Document, objects: &[Value], to: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (object, why) in &document.left_out {
+        warnings.push(format!("{object} was not recorded ({why}): it has to be there already"));
+    }
+    for object in objects {
+        let Some(key) = Key::of(object) else { continue };
+        if object["kind"] == "RoleBinding" && object["roleRef"]["kind"] == "ClusterRole" {
+            let role = object["roleRef"]["name"].as_str().unwrap_or_default();
+            warnings.push(format!("{key} refers to the ClusterRole {role}, which has to be there already"));
+        }
+        for class in classes(object) {
+            warnings.push(format!("{key} asks for the storage class {class}"));
+        }
+        let address = format!(".{}.svc", document.namespace);
+        if document.namespace != to && object["kind"] != "Secret" && mentions(object, &address) {
+            warnings.push(format!("{key} names addresses in {address}, which are not changed"));
+        }
+    }
+    warnings
+}
+
+fn classes(object: &Value) -> Vec<&str> {
+    let of_claim = (object["kind"] == "PersistentVolumeClaim").then_some(object);
+    let templates = items(&object["spec"]["volumeClaimTemplates"]);
+    let claims = of_claim.into_iter().chain(templates);
+    claims.filter_map(|claim| claim["spec"]["storageClassName"].as_str()).collect()
+}
+
+fn mentions(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(one) => one.contains(text),
+        Value::Array(all) => all.iter().any(|one| mentions(one, text)),
+        Value::Object(map) => map.values().any(|one| mentions(one, text)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,97 @@
+//! What becomes of a recorded workload elsewhere.
+
+use super::*;
+
+fn handover() -> Handover {
+    Handover { at: "2026-01-31T12:30:00Z".to_owned(), epoch: Some(2), receiver: None }
+}
+
+fn object(version: &str, kind: &str, name: &str) -> Value {
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": name}})
+}
+
+fn recorded() -> Document {
+    let pod = json!({"serviceAccountName": "db", "containers": [{"name": "db", "image": "db:1",
+        "envFrom": [{"secretRef": {"name": "password"}}],
+        "env": [{"name": "PEER", "value": "orders-0.headless.shop.svc"}]}]});
+    let claims = json!([{"metadata": {"name": "data"}, "spec": {"storageClassName": "fast"}}]);
+    let mut set = object("apps/v1", "StatefulSet", "orders");
+    set["spec"] = json!({"serviceName": "headless", "volumeClaimTemplates": claims,
+        "template": {"metadata": {"labels": {"app": "orders"}}, "spec": pod}});
+    let mut binding = object("rbac.authorization.k8s.io/v1", "RoleBinding", "db");
+    binding["subjects"] = json!([{"kind": "ServiceAccount", "name": "db", "namespace": "shop"}]);
+    binding["roleRef"] = json!({"kind": "ClusterRole", "name": "view"});
+    let mut claim = object("v1", "PersistentVolumeClaim", "data-orders-0");
+    claim["spec"] = json!({"volumeName": "pv-1", "storageClassName": "fast"});
+    claim["status"] = json!({"capacity": {"storage": "20Gi"}});
+    let all = [
+        set,
+        binding,
+        claim,
+        object("v1", "Service", "headless"),
+        object("v1", "ServiceAccount", "db"),
+        object("v1", "Secret", "password"),
+    ];
+    let workload = "sts/orders".parse().expect("a workload");
+    Document::record(&all, "shop", &workload, true).expect("it is there")
+}
+
+fn kinds(plan: &Plan) -> Vec<&str> {
+    plan.objects.iter().filter_map(|object| object["kind"].as_str()).collect()
+}
+
+#[test]
+fn what_others_refer_to_comes_first_and_pods_are_told_where_their_data_is() {
+    let plan = plan(&recorded(), &Mapping::default(), &handover()).expect("a plan");
+    let wanted =
+        ["ServiceAccount", "Secret", "RoleBinding", "PersistentVolumeClaim", "Service", "StatefulSet"];
+    assert_eq!(kinds(&plan), wanted);
+    assert_eq!(plan.volumes["data-orders-0"].to_string(), "shop/data-orders-0");
+    let set = plan.objects.last().expect("the workload");
+    let meta = &set["spec"]["template"]["metadata"];
+    assert_eq!(meta["labels"], json!({"app": "orders", "tidelock.dev/inject": "true"}));
+    let annotations = json!({"tidelock.dev/restore": "2026-01-31T12:30:00Z", "tidelock.dev/epoch": "2"});
+    assert_eq!(meta["annotations"], annotations);
+    assert!(plan.objects.iter().all(|object| object["metadata"]["uid"].is_null()));
+}
+
+#[test]
+fn in_another_namespace_the_volumes_are_new_ones_and_addresses_are_told_of() {
+    let namespaces = BTreeMap::from([("shop".to_owned(), "shop-dr".to_owned())]);
+    let mapping = Mapping { namespaces, ..Mapping::default() };
+    let plan = plan(&recorded(), &mapping, &handover()).expect("a plan");
+    assert!(plan.objects.iter().all(|object| object["metadata"]["namespace"] == "shop-dr"));
+    let set = plan.objects.last().expect("the workload");
+    let annotations = &set["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["tidelock.dev/restore-tenant"], "shop");
+    assert_eq!(annotations["tidelock.dev/epoch"], Value::Null, "a new volume begins with the first epoch");
+    let said = plan.warnings.join("\n");
+    for part in ["ClusterRole view", "storage class fast", "addresses in .shop.svc"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn a_record_that_reaches_elsewhere_is_refused() {
+    let mut foreign = recorded();
+    foreign.objects[0]["metadata"]["namespace"] = json!("kube-system");
+    assert!(matches!(plan(&foreign, &Mapping::default(), &handover()), Err(PlanError::Foreign(..))));
+    let mut bad = recorded();
+    bad.objects.push(json!("nonsense"));
+    assert_eq!(plan(&bad, &Mapping::default(), &handover()), Err(PlanError::BadObject));
+    let mut without = recorded();
+    without.objects.retain(|object| object["kind"] != "StatefulSet");
+    assert!(matches!(plan(&without, &Mapping::default(), &handover()), Err(PlanError::NoWorkload(_))));
+}
+
+#[test]
+fn a_document_is_read_as_it_was_written_and_another_version_is_refused() {
+    let document = recorded();
+    assert_eq!(document.volumes[0].size.as_deref(), Some("20Gi"));
+    assert_eq!(Document::parse(document.to_text().as_bytes()).expect("read"), document);
+    let newer = document.to_text().replace("\"version\": 1", "\"version\": 2");
+    assert!(matches!(Document::parse(newer.as_bytes()), Err(crate::DocumentError::Version(2))));
+    for bad in ["", "{}", "[]", "null"] {
+        assert!(Document::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
