@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use clap::ValueEnum;
 use tidelock_injector::{
-    Config, Resources, annotations, limits,
+    Config, IdentityFrom, Resources, annotations, limits,
     offline::{Options, Report, inject},
 };
 
@@ -53,6 +53,12 @@ pub(crate) struct Injection {
     /// The Secret, in the pod's namespace, with the sidecar's tls.crt, tls.key and ca.crt
     #[arg(long, value_name = "NAME", default_value_t = Config::default().identity_secret)]
     identity_secret: String,
+    /// Sidecars get their identity from this injector instead, unless a pod names a Secret: https://HOST[:PORT]
+    #[arg(long, value_name = "URL", requires = "identity_authority")]
+    identity_from: Option<String>,
+    /// The file with the authority that its certificate is of
+    #[arg(long, value_name = "FILE", requires = "identity_from")]
+    identity_authority: Option<PathBuf>,
     /// The Secret with those of an operator of the tenant, for filling empty volumes
     #[arg(long, value_name = "NAME", default_value_t = Config::default().restore_secret)]
     restore_secret: String,
@@ -97,10 +103,25 @@ impl Injection {
             pull_policy: pull_policy.to_owned(),
             receiver: self.receiver.clone(),
             identity_secret: self.identity_secret.clone(),
+            identity_from: self.identity_from()?,
             restore_secret: self.restore_secret.clone(),
             own_namespace,
             resources,
         })
+    }
+}
+
+impl Injection {
+    fn identity_from(&self) -> Result<Option<IdentityFrom>, Failure> {
+        let (Some(url), Some(file)) = (&self.identity_from, &self.identity_authority) else {
+            return Ok(None);
+        };
+        if !url.starts_with("https://") {
+            return Err(Failure::usage(format!("--identity-from {url}: write https://HOST[:PORT]")));
+        }
+        let authorities = std::fs::read_to_string(file)
+            .map_err(|error| Failure::usage(format!("--identity-authority {}: {error}", file.display())))?;
+        Ok(Some(IdentityFrom { url: url.clone(), authorities }))
     }
 }
 

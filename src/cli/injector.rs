@@ -2,6 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use tidelock_cluster::{
+    api::{InjectorApi, Place, connect},
+    identity::Policy,
+    limits::IDENTITY_VALIDITY,
+    managed::{self, Managed, ManagedError},
+};
 use tidelock_injector::server::{self, ServeError, ServerConfig};
 
 use super::{
@@ -20,6 +26,8 @@ pub(crate) struct Args {
     /// Directory with the server's tls.crt and tls.key, which may change at any time
     #[arg(long, value_name = "DIR")]
     certificate: PathBuf,
+    #[command(flatten)]
+    own: OwnAuthority,
     /// TCP address for /healthz, /readyz and /metrics, which are plain HTTP
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9903")]
     http: SocketAddr,
@@ -35,9 +43,58 @@ pub(crate) struct Args {
     log: LogArgs,
 }
 
+/// An authority of its own, which gives identities to pods.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Authority of its own")]
+struct OwnAuthority {
+    /// Keep an authority in this Secret of the own namespace, make it if it is not there, and write the server's certificate to
+    /// --certificate. Pods get their identities here. Needs the API
+    #[arg(long, value_name = "SECRET", requires_all = ["webhooks", "hosts", "own_namespace"])]
+    authority_secret: Option<String>,
+    /// The MutatingWebhookConfiguration that is to believe the authority
+    #[arg(long, value_name = "NAME", requires = "authority_secret")]
+    webhooks: Option<String>,
+    /// The server's name in DNS; may be given several times, and pods use the first
+    #[arg(long = "host", value_name = "NAME", requires = "authority_secret")]
+    hosts: Vec<String>,
+    /// The service account of receivers in the own namespace, which get identities, too
+    #[arg(long, value_name = "NAME", requires = "receiver_hosts")]
+    receiver_account: Option<String>,
+    /// A DNS name or address that they are dialled by; may be given several times
+    #[arg(long = "receiver-host", value_name = "NAME", requires = "receiver_account")]
+    receiver_hosts: Vec<String>,
+    /// The service account of the recorder in the own namespace, which gets an identity for each tenant
+    #[arg(long, value_name = "NAME", requires = "authority_secret")]
+    recorder_account: Option<String>,
+    /// The domain in the names of identities
+    #[arg(long, default_value = "tidelock", value_name = "NAME", requires = "authority_secret")]
+    trust_domain: String,
+}
+
+impl OwnAuthority {
+    /// Where the objects are, and what is to be looked after; nothing if that was not asked for.
+    fn managed(self, namespace: Option<&str>) -> Result<Option<(Place, Managed)>, Failure> {
+        let (Some(secret), Some(webhooks), Some(namespace)) =
+            (self.authority_secret, self.webhooks, namespace)
+        else {
+            return Ok(None);
+        };
+        let namespace = namespace.to_owned();
+        let receiver = self.receiver_account.map(|account| (account, self.receiver_hosts));
+        let managed = Managed {
+            hosts: self.hosts,
+            policy: Policy { namespace: namespace.clone(), receiver, recorder: self.recorder_account },
+            domain: self.trust_domain.parse().map_err(Failure::usage)?,
+            validity: IDENTITY_VALIDITY,
+        };
+        Ok(Some((Place { namespace, secret, webhooks }, managed)))
+    }
+}
+
 /// Runs until it is told to stop.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     logging::init(&args.log)?;
+    let managed = args.own.managed(args.own_namespace.as_deref())?;
     let config = ServerConfig {
         listen: args.listen,
         certificate: args.certificate,
@@ -48,7 +105,16 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let shutdown = signals::shutdown()?;
-        server::run(config, shutdown).await.map_err(failure)
+        let Some((place, managed)) = managed else {
+            return server::run(config, shutdown).await.map_err(failure);
+        };
+        let client = connect().await.map_err(|error| Failure::new(USAGE, error))?;
+        managed::run(InjectorApi::new(client, place), managed, config, shutdown).await.map_err(|error| {
+            match error {
+                ManagedError::Serve(error) => failure(error),
+                ManagedError::Keep(error) => error.into(),
+            }
+        })
     });
     runtime.shutdown_background();
     ended

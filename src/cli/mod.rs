@@ -9,9 +9,11 @@ mod demo;
 mod diff;
 mod drill;
 pub(crate) mod exit;
+mod failover;
 mod failpoint;
 mod find;
 mod hold;
+mod identity_from;
 mod inject;
 mod injector;
 mod instant;
@@ -27,6 +29,7 @@ mod plan;
 mod points;
 mod promote;
 mod receiver;
+mod recorder;
 mod restore;
 mod rollback;
 mod seed;
@@ -61,6 +64,7 @@ enum Command {
     Ls(ls::Args),
     Cat(cat::Args),
     Diff(diff::Args),
+    Failover(failover::Args),
     Find(find::Args),
     Stats(stats::Args),
     Restore(restore::Args),
@@ -85,6 +89,7 @@ enum Command {
     Store(store::Args),
     Pki(pki::Args),
     Receiver(receiver::Args),
+    Recorder(recorder::Args),
     Sidecar(sidecar::Args),
     Inject(inject::Args),
     Injector(injector::Args),
@@ -119,6 +124,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Failover(args) => failover::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Restore(args) => restore::run(&args),
@@ -143,6 +149,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Store(args) => store::run(&args),
         Command::Pki(args) => pki::run(args),
         Command::Receiver(args) => receiver::run(args),
+        Command::Recorder(args) => recorder::run(args),
         Command::Sidecar(args) => sidecar::run(args),
         Command::Inject(args) => inject::run(&args),
         Command::Injector(args) => injector::run(args),

@@ -20,14 +20,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REQUEST_TIME: Duration = Duration::from_secs(1);
 const REQUEST_BYTES: usize = 1024;
 
-/// Waits until no file of the identity is missing; `false` if the process was asked to stop first.
+/// Waits until no file of the identity is missing or out of date; `false` if the process was asked to stop first.
 pub(crate) async fn identity(
     directory: &Path,
     http: SocketAddr,
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> io::Result<bool> {
     let missing = || match Identity::load(directory) {
-        Err(IdentityFileError::Missing(path)) => Some(path),
+        // One that ended while nobody ran is renewed by whoever issued it.
+        Err(IdentityFileError::Missing(path) | IdentityFileError::Expired { path, .. }) => Some(path),
         // Whatever else may be wrong with it is told by whoever needs it.
         _ => None,
     };

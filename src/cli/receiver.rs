@@ -1,7 +1,8 @@
 //! `tidelock receiver`: takes in what sidecars send and keeps the journal of recovery points.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, pin::pin, time::Duration};
 
+use tidelock_cluster::identity::Wanted;
 use tidelock_receiver::{
     Cap, Config, RunError,
     archive::{self, Ack, ArchiveUrl},
@@ -11,9 +12,10 @@ use tidelock_receiver::{
 
 use super::{
     exit::{Failure, USAGE},
+    identity_from::{self, IdentityFrom},
     keys::KeyArgs,
     logging::{self, LogArgs},
-    sidecar, signals,
+    patience, sidecar, signals,
 };
 
 /// Keep the standby copies: take in what sidecars send, answer operators.
@@ -28,6 +30,8 @@ pub(crate) struct Args {
     /// Directory with tls.crt, tls.key and ca.crt; `tidelock pki issue receiver` makes one.
     #[arg(long, value_name = "DIR")]
     identity: PathBuf,
+    #[command(flatten)]
+    identity_from: IdentityFrom,
     /// Directory for a hot image of every volume: its newest point, laid out as files, which a promotion on this machine takes by rename.
     /// One receiver a directory; on a file system of its own it does not slow the store's disk.
     #[arg(long, value_name = "DIR")]
@@ -98,6 +102,7 @@ impl Archive {
 /// Runs until it is told to stop.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     logging::init(&args.log)?;
+    let source = args.identity_from.source(Wanted::Receiver, args.identity.clone())?;
     let config = Config {
         store: args.store,
         keys: args.keys.load()?,
@@ -116,8 +121,15 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(cores.div_ceil(2)).enable_all().build()?;
     let ended = runtime.block_on(async {
-        let shutdown = signals::shutdown()?;
-        tidelock_receiver::run(config, shutdown).await.map_err(failure)
+        let mut shutdown = pin!(signals::shutdown()?);
+        let wait = source.is_some();
+        let work = async {
+            if wait && !patience::identity(&config.identity, config.http, shutdown.as_mut()).await? {
+                return Ok(());
+            }
+            tidelock_receiver::run(config, shutdown).await.map_err(failure)
+        };
+        identity_from::holding(source, work).await
     });
     // Nothing that is still running has anything left to promise.
     runtime.shutdown_background();

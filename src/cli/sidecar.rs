@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, pin::pin, time::Duration};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use tidelock_cluster::identity::Wanted;
 use tidelock_proto::{
     Epoch,
     limits::{EPOCH_MAX, LEAVE_HOLD},
@@ -20,6 +21,7 @@ use tidelock_sidecar::{
 
 use super::{
     exit::{FAILED, FENCED, Failure, SUPERSEDED, USAGE},
+    identity_from::{self, IdentityFrom},
     logging::{self, LogArgs},
     patience, signals,
 };
@@ -39,6 +41,8 @@ pub(crate) struct Args {
     /// Wait for the three files if one is not there yet, instead of ending; /healthz answers meanwhile.
     #[arg(long)]
     wait_for_identity: bool,
+    #[command(flatten)]
+    identity_from: IdentityFrom,
     /// The writer epoch this sidecar was granted: 1 for a volume that was never promoted, else what `tidelock promote`
     /// printed.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=EPOCH_MAX))]
@@ -259,6 +263,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     // The very program that runs, also after its file was replaced.
     let watchdog = vec!["/proc/self/exe".into(), super::watchdog::NAME.into()];
+    let source = args.identity_from.source(Wanted::Sidecar, args.identity.clone())?;
     let config = Config {
         volumes: args.volumes,
         receiver: args.receiver,
@@ -312,12 +317,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = runtime.block_on(async {
         let mut shutdown = pin!(signals::shutdown()?);
-        if args.wait_for_identity
-            && !patience::identity(&config.identity, config.http, shutdown.as_mut()).await?
-        {
-            return Ok(Outcome::Complete);
-        }
-        tidelock_sidecar::run(config, shutdown).await.map_err(failure)
+        let wait = args.wait_for_identity || source.is_some();
+        let work = async {
+            if wait && !patience::identity(&config.identity, config.http, shutdown.as_mut()).await? {
+                return Ok(Outcome::Complete);
+            }
+            tidelock_sidecar::run(config, shutdown).await.map_err(failure)
+        };
+        identity_from::holding(source, work).await
     });
     runtime.shutdown_background();
     match outcome? {

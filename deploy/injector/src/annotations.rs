@@ -30,6 +30,8 @@ pub struct Wishes {
     pub hooks: Option<(String, String)>,
     /// Whether empty volumes are filled first.
     pub restore: Restore,
+    /// The tenant whose points fill empty volumes, if it is another.
+    pub restore_tenant: Option<String>,
     /// The application is stopped when its volume was promoted elsewhere.
     pub stop_on_fence: bool,
     /// The event sources.
@@ -209,6 +211,7 @@ fn read(known: &mut Known<'_>) -> Result<Wishes> {
         consistency: consistency.unwrap_or_default(),
         hooks,
         restore: restore(known)?,
+        restore_tenant: known.formed("restore-tenant", "name of a tenant", is_tenant)?,
         stop_on_fence: stop_on_fence.unwrap_or_default(),
         tracker: tracker.unwrap_or_default(),
         epoch: epoch(known)?,
@@ -238,6 +241,10 @@ fn restore(known: &mut Known<'_>) -> Result<Restore> {
             return fail("restore", Problem::NotOneOf { found: other.to_owned(), choices });
         }
     })
+}
+
+fn is_tenant(text: &str) -> bool {
+    tidelock_proto::ids::check_part(text).is_ok()
 }
 
 fn epoch(known: &mut Known<'_>) -> Result<Option<u64>> {

@@ -11,12 +11,23 @@ pub struct Config {
     pub receiver: Option<String>,
     /// The Secret, in the pod's namespace, with the sidecar's `tls.crt`, `tls.key` and `ca.crt`.
     pub identity_secret: String,
+    /// Where sidecars get their identity instead, unless a pod names a Secret.
+    pub identity_from: Option<IdentityFrom>,
     /// The same of an operator of the tenant, for filling empty volumes.
     pub restore_secret: String,
     /// Where the injector runs: pods there are left alone, or a broken injector could not be replaced.
     pub own_namespace: Option<String>,
     /// Of the sidecar, unless a pod says otherwise.
     pub resources: Resources,
+}
+
+/// An injector that gives identities to pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFrom {
+    /// Its address: `https://HOST[:PORT]`.
+    pub url: String,
+    /// The authorities that its certificate may be of, PEM.
+    pub authorities: String,
 }
 
 /// Requests and limits, as Kubernetes writes quantities. What is empty is not set.
@@ -39,6 +50,7 @@ impl Default for Config {
             pull_policy: "IfNotPresent".to_owned(),
             receiver: None,
             identity_secret: "tidelock-sidecar".to_owned(),
+            identity_from: None,
             restore_secret: "tidelock-operator".to_owned(),
             own_namespace: None,
             resources: Resources {

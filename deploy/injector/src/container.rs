@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, HostPathVolumeSource,
-        ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-        SecurityContext, Volume, VolumeMount,
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+        HostPathVolumeSource, ObjectFieldSelector, PodSpec, Probe, ProjectedVolumeSource,
+        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -22,7 +23,7 @@ use k8s_openapi::{
 use crate::{
     annotations::{Consistency, Restore, Tracker, Wishes, merge},
     claims::{Claim, Claims},
-    config::Config,
+    config::{Config, IdentityFrom},
     names,
     user::User,
 };
@@ -48,7 +49,10 @@ impl Recipe<'_> {
         args.extend([
             argument("receiver", &literal(self.receiver)),
             argument("identity", names::IDENTITY_DIR),
-            "--wait-for-identity".to_owned(),
+            self.issuer().map_or_else(
+                || "--wait-for-identity".to_owned(),
+                |from| argument("identity-from", &from.url),
+            ),
             argument("http", &format!("0.0.0.0:{}", self.port)),
             argument("log-format", "json"),
         ]);
@@ -72,9 +76,19 @@ impl Recipe<'_> {
         if let Some(epoch) = wishes.epoch {
             args.push(argument("epoch", &epoch.to_string()));
         }
-        let mut mounts = self.mounts(true, names::IDENTITY_VOLUME);
+        let mut mounts = self.mounts(true);
+        mounts.push(mount(names::IDENTITY_VOLUME, names::IDENTITY_DIR, None, self.issuer().is_none()));
+        if self.issuer().is_some() {
+            mounts.push(mount(names::TOKEN_VOLUME, names::TOKEN_DIR, None, true));
+        }
         if wishes.tracker == Tracker::Exact {
             mounts.push(mount(names::TRACEFS_VOLUME, names::TRACEFS_DIR, None, true));
+        }
+        let mut container = self.container(names::SIDECAR);
+        let mut env = container.env.take().unwrap_or_default();
+        if let Some(from) = self.issuer() {
+            let (name, value) = (names::AUTHORITY_VARIABLE.to_owned(), Some(from.authorities.clone()));
+            env.push(EnvVar { name, value, value_from: None });
         }
         Container {
             args: Some(args),
@@ -88,7 +102,8 @@ impl Recipe<'_> {
             restart_policy: Some("Always".to_owned()),
             security_context: Some(self.sidecar_security()),
             volume_mounts: Some(mounts),
-            ..self.container(names::SIDECAR)
+            env: (!env.is_empty()).then_some(env),
+            ..container
         }
     }
 
@@ -100,9 +115,13 @@ impl Recipe<'_> {
             Restore::Time(time) => time,
         };
         let (first, others) = self.claims.all.split_first()?;
-        let mut args = vec!["restore".to_owned(), first.name.clone()];
+        let source = |claim: &Claim| match (&self.wishes.restore_tenant, claim.name.split_once('/')) {
+            (Some(tenant), Some((_, name))) => format!("{tenant}/{name}"),
+            _ => claim.name.clone(),
+        };
+        let mut args = vec!["restore".to_owned(), source(first)];
         args.push(argument("to", &literal(&first.path)));
-        let also = |claim: &Claim| argument("also", &format!("{}={}", claim.name, literal(&claim.path)));
+        let also = |claim: &Claim| argument("also", &format!("{}={}", source(claim), literal(&claim.path)));
         args.extend(others.iter().map(also));
         args.extend([
             "--if-empty".to_owned(),
@@ -110,11 +129,13 @@ impl Recipe<'_> {
             argument("receiver", &literal(self.receiver)),
             argument("identity", names::IDENTITY_DIR),
         ]);
+        let mut mounts = self.mounts(false);
+        mounts.push(mount(names::RESTORE_IDENTITY_VOLUME, names::IDENTITY_DIR, None, true));
         let needs = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"];
         Some(Container {
             args: Some(args),
             security_context: Some(security(&self.claims.user, self.claims.user.own_of(&needs))),
-            volume_mounts: Some(self.mounts(false, names::RESTORE_IDENTITY_VOLUME)),
+            volume_mounts: Some(mounts),
             ..self.container(names::RESTORE)
         })
     }
@@ -123,8 +144,11 @@ impl Recipe<'_> {
     pub(crate) fn volumes(&self) -> Vec<Volume> {
         let configured = &self.config;
         let identity = self.wishes.identity_secret.as_ref().unwrap_or(&configured.identity_secret);
-        // A Secret that is not there yet holds the sidecar up, not the pod.
-        let mut volumes = vec![secret(names::IDENTITY_VOLUME, identity, true)];
+        let mut volumes = match self.issuer() {
+            Some(_) => vec![memory(names::IDENTITY_VOLUME), token(names::TOKEN_VOLUME)],
+            // A Secret that is not there yet holds the sidecar up, not the pod.
+            None => vec![secret(names::IDENTITY_VOLUME, identity, true)],
+        };
         if self.wishes.restore != Restore::Never {
             let identity = self.wishes.restore_secret.as_ref().unwrap_or(&configured.restore_secret);
             volumes.push(secret(names::RESTORE_IDENTITY_VOLUME, identity, false));
@@ -140,6 +164,11 @@ impl Recipe<'_> {
             });
         }
         volumes
+    }
+
+    /// Who gives the sidecar its identity, if that is no Secret.
+    fn issuer(&self) -> Option<&IdentityFrom> {
+        self.config.identity_from.as_ref().filter(|_| self.wishes.identity_secret.is_none())
     }
 
     fn container(&self, name: &str) -> Container {
@@ -166,11 +195,9 @@ impl Recipe<'_> {
         }
     }
 
-    fn mounts(&self, read_only: bool, identity: &str) -> Vec<VolumeMount> {
+    fn mounts(&self, read_only: bool) -> Vec<VolumeMount> {
         let of = |claim: &Claim| mount(&claim.volume, &claim.path, claim.sub_path.clone(), read_only);
-        let mut mounts: Vec<_> = self.claims.all.iter().map(of).collect();
-        mounts.push(mount(identity, names::IDENTITY_DIR, None, true));
-        mounts
+        self.claims.all.iter().map(of).collect()
     }
 
     fn resources(&self) -> ResourceRequirements {
@@ -268,6 +295,31 @@ fn mount(volume: &str, path: &str, sub_path: Option<String>, read_only: bool) ->
         sub_path,
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
+    }
+}
+
+/// A volume for keys, which are never on a disk.
+fn memory(volume: &str) -> Volume {
+    let size = Some(Quantity("1Mi".to_owned()));
+    Volume {
+        name: volume.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: size }),
+        ..Volume::default()
+    }
+}
+
+/// A token of the pod's service account that is good for nothing but an identity.
+fn token(volume: &str) -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(names::TOKEN_AUDIENCE.to_owned()),
+        expiration_seconds: Some(3600),
+        path: "token".to_owned(),
+    };
+    let source = VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() };
+    Volume {
+        name: volume.to_owned(),
+        projected: Some(ProjectedVolumeSource { sources: Some(vec![source]), ..Default::default() }),
+        ..Volume::default()
     }
 }
 

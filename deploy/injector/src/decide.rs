@@ -169,7 +169,8 @@ fn check_names(spec: &PodSpec) -> Result<(), Note> {
         let message = format!("container {} has a name that the sidecar needs", taken.name);
         return Err(Note::skip(Reason::NameTaken, message));
     }
-    let reserved = [names::IDENTITY_VOLUME, names::RESTORE_IDENTITY_VOLUME, names::TRACEFS_VOLUME];
+    let reserved =
+        [names::IDENTITY_VOLUME, names::RESTORE_IDENTITY_VOLUME, names::TOKEN_VOLUME, names::TRACEFS_VOLUME];
     if let Some(taken) = spec.volumes.iter().flatten().find(|volume| reserved.contains(&volume.name.as_str()))
     {
         let message = format!("volume {} has a name that the sidecar needs", taken.name);

@@ -28,7 +28,7 @@ pub mod server;
 mod user;
 mod yaml;
 
-pub use config::{Config, Resources};
+pub use config::{Config, IdentityFrom, Resources};
 pub use decide::{Namespace, Outcome, Plan, Protected, decide};
 pub use label::{Asked, asked};
 pub use names::{ALLOW_EXACT_LABEL, INJECT_LABEL, INJECTED_BY, STATUS};

@@ -21,6 +21,14 @@ pub(crate) const IDENTITY_VOLUME: &str = "tidelock-identity";
 pub(crate) const RESTORE_IDENTITY_VOLUME: &str = "tidelock-restore-identity";
 /// The volume with tracefs.
 pub(crate) const TRACEFS_VOLUME: &str = "tidelock-tracefs";
+/// The volume with the token by which the pod gets an identity.
+pub(crate) const TOKEN_VOLUME: &str = "tidelock-token";
+/// Where that is mounted; the token's file is `token`.
+pub(crate) const TOKEN_DIR: &str = "/var/run/tidelock/token";
+/// Whom the token is for.
+pub(crate) const TOKEN_AUDIENCE: &str = "tidelock";
+/// The variable with the authorities that the injector's certificate may be of.
+pub(crate) const AUTHORITY_VARIABLE: &str = "TIDELOCK_IDENTITY_AUTHORITY";
 /// Where an identity is mounted.
 pub(crate) const IDENTITY_DIR: &str = "/var/run/tidelock/identity";
 /// Where tracefs is, on the node and in the sidecar.

@@ -2,6 +2,7 @@
 //! take the arguments they are given.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -54,10 +55,14 @@ fn render(values: &Path, more: &[&str]) -> (Vec<Value>, String) {
     let text = String::from_utf8(out.stdout).expect("UTF-8");
     let dir = TempDir::new().expect("temporary directory");
     fs::write(dir.path().join("all.yaml"), &text).expect("writable");
+    (parse(&dir.path().join("all.yaml")), text)
+}
+
+fn parse(yaml: &Path) -> Vec<Value> {
     let script =
         "import json,sys,yaml; print(json.dumps([d for d in yaml.safe_load_all(open(sys.argv[1])) if d]))";
-    let json = process::run(Command::new("python3").args(["-c", script]).arg(dir.path().join("all.yaml")));
-    (serde_json::from_str(&json).expect("JSON"), text)
+    let json = process::run(Command::new("python3").args(["-c", script]).arg(yaml));
+    serde_json::from_str(&json).expect("JSON")
 }
 
 fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
@@ -94,15 +99,136 @@ fn what_is_rendered_is_valid_and_restricted_and_has_no_rights() {
             );
             assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
         }
-        // No program calls the API, so nobody may.
-        for document in &documents {
-            let kind = document["kind"].as_str().expect("a kind");
-            assert!(!kind.contains("Role"), "{kind} in {}", values.display());
+        let arguments = text_of_arguments(&documents);
+        for (program, sign) in [("injector", "--authority-secret"), ("recorder", "\"recorder\",")] {
+            let expected = if arguments.contains(sign) { needed(program) } else { BTreeSet::new() };
+            assert_eq!(rights(&documents, program), expected, "{program} of {}", values.display());
         }
         let (with, _) = render(&values, &OPERATOR);
         assert_eq!(of_kind(&with, "PrometheusRule").len(), 1);
         assert!(!of_kind(&with, "PodMonitor").is_empty());
     }
+}
+
+#[test]
+fn alerts_and_the_dashboard_ask_for_metrics_that_there_are() {
+    if !met(&[HELM]) {
+        return;
+    }
+    let (documents, text) = render(&deploy("chart/tidelock/examples/primary.yaml"), &OPERATOR);
+    let dashboard = of_kind(&documents, "ConfigMap")[0]["data"]["tidelock.json"].as_str().expect("a text");
+    let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
+    assert!(dashboard["panels"].as_array().expect("panels").len() >= 9);
+    // The documentation names them all.
+    let known: String = ["operations.md", "kubernetes.md"]
+        .map(|name| fs::read_to_string(deploy("../docs").join(name)).expect("there"))
+        .concat();
+    let other = "_abcdefghijklmnopqrstuvwxyz";
+    let words = text.split(|letter| !other.contains(letter)).filter(|word| word.starts_with("tidelock_"));
+    let unknown: BTreeSet<&str> = words.filter(|word| !known.contains(word)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn every_claim_of_the_examples_is_protected() {
+    if !met(&[VALIDATE]) {
+        return;
+    }
+    let mut seen = 0;
+    for file in
+        ["postgresql.yaml", "redis.yaml", "two-volumes.yaml"].map(|name| deploy("examples").join(name))
+    {
+        let mut command = Command::new(binary());
+        command.args(["inject", "--receiver", "standby.example.org:9900", "-f"]).arg(&file);
+        let out = process::output(&mut command);
+        assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+        let dir = TempDir::new().expect("temporary directory");
+        let injected = dir.path().join("all.yaml");
+        fs::write(&injected, &out.stdout).expect("writable");
+        for (file, version) in [(&file, "1.29"), (&injected, "1.29"), (&injected, "1.37")] {
+            let mut validate = Command::new("kubernetes-validate");
+            let out = process::output(validate.args(["-k", version, "--strict", "--quiet"]).arg(file));
+            assert!(out.status.success(), "{}: {out:?}", file.display());
+        }
+        let documents = parse(&injected);
+        let set = of_kind(&documents, "StatefulSet")[0];
+        let template = &set["spec"]["template"];
+        assert_eq!(pod_security::restricted(template), Vec::<String>::new());
+        let claims = set["spec"]["volumeClaimTemplates"].as_array().expect("claims").len();
+        let sidecar = &template["spec"]["initContainers"][0]["args"];
+        let volumes = words(sidecar).iter().filter(|word| word.starts_with("--volume=")).count();
+        assert_eq!(volumes, claims, "{}", file.display());
+        seen += volumes;
+    }
+    assert_eq!(seen, 4);
+}
+
+/// A right: verb, group, resource, the only name it holds for, and whether it holds in the release's namespace alone.
+type Right = (String, String, String, Option<String>, bool);
+
+fn word(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
+}
+
+fn words(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().map(word).collect()
+}
+
+/// What the chart gives.
+fn rights(documents: &[Value], program: &str) -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
+    for (kind, here) in [("Role", true), ("ClusterRole", false)] {
+        let own = |one: &&Value| word(&one["metadata"]["name"]).contains(program);
+        let roles: Vec<_> = of_kind(documents, kind).into_iter().filter(own).collect();
+        // Each is given to the program's account, and to nobody else.
+        let bindings: Vec<_> =
+            of_kind(documents, &format!("{kind}Binding")).into_iter().filter(own).collect();
+        assert_eq!(bindings.len(), roles.len());
+        for binding in bindings {
+            assert!(roles.iter().any(|role| role["metadata"]["name"] == binding["roleRef"]["name"]));
+            assert_eq!(words_of_subjects(binding), [format!("protection/tide-tidelock-{program}")]);
+        }
+        for rule in roles.iter().flat_map(|role| role["rules"].as_array().expect("rules")) {
+            let names = words(&rule["resourceNames"]);
+            let names = if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
+            for group in words(&rule["apiGroups"]) {
+                for resource in words(&rule["resources"]) {
+                    for verb in words(&rule["verbs"]) {
+                        for name in &names {
+                            let right = (verb.clone(), group.clone(), resource.clone(), name.clone(), here);
+                            rights.insert(right);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    rights
+}
+
+fn words_of_subjects(binding: &Value) -> Vec<String> {
+    let subjects = binding["subjects"].as_array().expect("subjects");
+    let name = |subject: &Value| format!("{}/{}", word(&subject["namespace"]), word(&subject["name"]));
+    subjects.iter().map(name).collect()
+}
+
+/// What the calls of a program need, as tests of the program have recorded them.
+fn needed(program: &str) -> BTreeSet<Right> {
+    let path = deploy(&format!("cluster/tests/calls/{program}.json"));
+    let calls: Value = serde_json::from_slice(&fs::read(path).expect("recorded")).expect("JSON");
+    let right = |call: &Value| {
+        let call = &call["call"];
+        // Names that are the program's own are known beforehand; pods are not.
+        let own = call["name"].as_str().filter(|_| call["resource"] != "pods");
+        let here = call["namespace"] == "protection";
+        (word(&call["verb"]), word(&call["group"]), word(&call["resource"]), own.map(str::to_owned), here)
+    };
+    calls.as_array().expect("a list").iter().map(right).collect()
+}
+
+fn text_of_arguments(documents: &[Value]) -> String {
+    let deployments = of_kind(documents, "Deployment");
+    deployments.iter().map(|one| one["spec"]["template"]["spec"]["containers"].to_string()).collect()
 }
 
 #[test]
@@ -122,6 +248,9 @@ fn values_that_make_no_sense_are_refused() {
         "injector.replicas=0",
         "injector.receiver=standby",
         "injector.certificate.source=certManager",
+        "injector.certificate.authoritySecret=",
+        "recorder.enabled=true",
+        "recorder.every=often",
         "injector.certificate.source=secret",
         "injector.sidecar.identitySecret=",
         "monitoring.targetLagSeconds=0",
@@ -131,7 +260,10 @@ fn values_that_make_no_sense_are_refused() {
         assert!(!out.status.success(), "{bad} was taken");
         let said = String::from_utf8_lossy(&out.stderr);
         let field = bad.split(['=']).next().and_then(|path| path.split('.').nth(1)).expect("a field");
-        assert!(said.contains(field) || said.contains("identitySecret"), "{bad}: {said}");
+        assert!(
+            said.contains(field) || said.contains("identitySecret") || said.contains("injector"),
+            "{bad}: {said}"
+        );
     }
 }
 
@@ -146,11 +278,14 @@ fn programs_take_the_arguments_they_are_given() {
             let arguments = &workload["spec"]["template"]["spec"]["containers"][0]["args"];
             let arguments =
                 arguments.as_array().expect("arguments").iter().map(|one| one.as_str().expect("a text"));
-            let out = process::output(Command::new(binary()).args(arguments).env_remove("TIDELOCK_LOG"));
+            let mut command = Command::new(binary());
+            command.args(arguments).env_remove("TIDELOCK_LOG").env("TIDELOCK_NAMESPACE", "protection");
+            let out = process::output(&mut command);
             let said = String::from_utf8_lossy(&out.stderr);
             // They are understood, and what they name is not here.
             assert!(
-                said.starts_with("tidelock: ") && said.contains("/var/run/tidelock/"),
+                said.starts_with("tidelock: ")
+                    && (said.contains("/var/run/tidelock/") || said.contains("no way to a Kubernetes API")),
                 "{}: {said}",
                 values.display()
             );

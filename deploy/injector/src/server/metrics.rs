@@ -46,9 +46,9 @@ impl Drop for Open {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(registry: Registry) -> Self {
         let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("tidelock_injector")),
+            registry: Mutex::new(registry),
             reviews: Family::default(),
             notes: Family::default(),
             seconds: Histogram::new([

@@ -1,6 +1,6 @@
 //! The webhook as a server: HTTPS for the API server, and plain HTTP for health and metrics.
 //!
-//! Nothing here calls the API server. A review does not tell the labels of the pod's namespace, but the API server knows them:
+//! A review is answered without asking the API server. It does not tell the labels of the pod's namespace, but the API server knows them:
 //! its selectors choose the path that is asked ([`routes`]), so the answer needs no cache of namespaces that could be
 //! behind, and no right to read them.
 //!
@@ -25,6 +25,8 @@ use std::{
     sync::Arc,
 };
 
+use axum::Router;
+use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -41,6 +43,9 @@ use metrics::Metrics;
 
 use crate::{config::Config, limits};
 
+/// Every metric begins so.
+pub const METRICS_PREFIX: &str = "tidelock_injector";
+
 /// How the server runs.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -54,6 +59,21 @@ pub struct ServerConfig {
     pub port_file: Option<PathBuf>,
     /// What pods get.
     pub injection: Config,
+}
+
+/// What else the server answers and counts.
+#[derive(Debug)]
+pub struct Extras {
+    /// Further paths.
+    pub routes: Router,
+    /// Further metrics; the prefix is [`METRICS_PREFIX`].
+    pub registry: Registry,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self { routes: Router::new(), registry: Registry::with_prefix(METRICS_PREFIX) }
+    }
 }
 
 /// Why the server does not run.
@@ -94,10 +114,19 @@ struct Shared {
 
 /// Serves until `shutdown`, and then until what was asked is answered.
 pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    run_with(config, Extras::default(), shutdown).await
+}
+
+/// [`run`], with more to answer and to count.
+pub async fn run_with(
+    config: ServerConfig,
+    extras: Extras,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let certificate = Certificate::load(&config.certificate)?;
     let listener = bind(config.listen).await?;
     let http = bind(config.http).await?;
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(extras.registry);
     let shared = Arc::new(Shared {
         injection: config.injection,
         metrics,
@@ -116,7 +145,8 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     let (close, closing) = watch::channel(false);
     let mut connections = JoinSet::new();
     let acceptor = TlsAcceptor::from(certificate.server_config());
-    let accepting = accept(&listener, &acceptor, &shared, &closing, &mut connections);
+    let router = routes::router(shared.clone()).merge(extras.routes);
+    let accepting = accept(&listener, &acceptor, &router, &shared, &closing, &mut connections);
     let lame_duck = async {
         shutdown.await;
         stop.send_replace(true);
@@ -143,11 +173,11 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
 async fn accept(
     listener: &TcpListener,
     acceptor: &TlsAcceptor,
+    router: &Router,
     shared: &Arc<Shared>,
     closing: &watch::Receiver<bool>,
     connections: &mut JoinSet<()>,
 ) {
-    let router = routes::router(shared.clone());
     loop {
         while connections.len() >= limits::CONNECTIONS_MAX || connections.try_join_next().is_some() {
             if connections.len() >= limits::CONNECTIONS_MAX {

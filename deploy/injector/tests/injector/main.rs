@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod files;
+mod identities;
 mod pod_security;
 mod recorded;
 mod restore;

@@ -1,0 +1,189 @@
+//! What calls send, kept as files.
+//!
+//! The client's far end is a function that notes each request and gives the next answer of a list. It is no API server: nothing
+//! is checked, stored or decided there. The files say which rights a program needs, and tests of the chart read them.
+//! `TIDELOCK_BLESS=1` writes them anew.
+
+use std::{
+    convert::Infallible,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use http_body_util::BodyExt;
+use hyper::{Request, Response};
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tower::service_fn;
+
+/// The notes of a client.
+#[derive(Clone, Default)]
+pub(crate) struct Recorded(Arc<Mutex<Vec<Value>>>);
+
+/// A client that gets these answers, one after the other, each a status and a body.
+pub(crate) fn client(answers: Vec<(u16, Value)>) -> (Client, Recorded) {
+    let recorded = Recorded::default();
+    let (notes, answers) = (recorded.clone(), Arc::new(Mutex::new(answers.into_iter())));
+    let service = service_fn(move |request: Request<Body>| {
+        let (notes, answers) = (notes.clone(), answers.clone());
+        async move {
+            notes.note(request).await;
+            let next = answers.lock().expect("not poisoned").next();
+            let (status, body) = next.expect("an answer to each call");
+            let response = Response::builder().status(status).header("content-type", "application/json");
+            let body = Body::from(serde_json::to_vec(&body).expect("JSON"));
+            Ok::<_, Infallible>(response.body(body).expect("a response"))
+        }
+    });
+    (Client::new(service, "default"), recorded)
+}
+
+impl Recorded {
+    async fn note(&self, request: Request<Body>) {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.expect("a body in memory").to_bytes();
+        let query = head.uri.query().unwrap_or_default();
+        let (method, path) = (head.method.as_str(), head.uri.path());
+        let mut note =
+            json!({"call": right(method, path, query), "request": format!("{method} {}", head.uri)});
+        if !body.is_empty() {
+            note["type"] = json!(head.headers["content-type"].to_str().expect("text"));
+            note["body"] = serde_json::from_slice(&body).expect("JSON");
+        }
+        self.0.lock().expect("not poisoned").push(note);
+    }
+
+    /// Compares what was sent with the file.
+    pub(crate) fn check(&self, name: &str) {
+        let notes = Value::from(self.0.lock().expect("not poisoned").clone());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/calls/{name}.json"));
+        if std::env::var_os("TIDELOCK_BLESS").is_some() {
+            let text = serde_json::to_string_pretty(&notes).expect("JSON");
+            std::fs::write(&path, text + "\n").expect("writable");
+        }
+        let kept = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let kept: Value = serde_json::from_slice(&kept).expect("JSON");
+        assert_eq!(notes, kept, "{}: TIDELOCK_BLESS=1 writes it anew", path.display());
+    }
+}
+
+/// The right that a request needs, as RBAC says it: verb, group, resource, namespace, name.
+fn right(method: &str, path: &str, query: &str) -> Value {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (group, rest) = match parts[..] {
+        ["api", _, ref rest @ ..] => ("", rest),
+        ["apis", group, _, ref rest @ ..] => (group, rest),
+        _ => panic!("not a path of the API: {path}"),
+    };
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some(*namespace), rest),
+        rest => (None, rest),
+    };
+    let (resource, name) = match rest {
+        [resource] => ((*resource).to_owned(), None),
+        [resource, name] => ((*resource).to_owned(), Some(*name)),
+        [resource, name, sub] => (format!("{resource}/{sub}"), Some(*name)),
+        _ => panic!("not a path of the API: {path}"),
+    };
+    let verb = match (method, name) {
+        ("GET", None) if query.contains("watch=true") => "watch",
+        ("GET", None) => "list",
+        ("GET", Some(_)) => "get",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", Some(_)) => "delete",
+        _ => panic!("not a call of ours: {method} {path}"),
+    };
+    json!({"verb": verb, "group": group, "resource": resource, "namespace": namespace, "name": name})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::*;
+    use k8s_openapi::api::core::v1::Secret;
+
+    #[tokio::test]
+    async fn what_the_injector_sends() {
+        let webhooks = json!({"metadata": {"name": "tide-tidelock-injector-protection"}});
+        let review = json!({"spec": {}, "status": {"authenticated": true}});
+        let not_there = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"});
+        let (client, recorded) = client(vec![
+            (404, not_there),
+            (201, json!({"metadata": {}})),
+            (200, webhooks.clone()),
+            (200, webhooks),
+            (201, review),
+            (200, json!({"metadata": {"name": "orders-0"}})),
+        ]);
+        let place = Place {
+            namespace: "protection".to_owned(),
+            secret: "tidelock-authority".to_owned(),
+            webhooks: "tide-tidelock-injector-protection".to_owned(),
+        };
+        let api = InjectorApi::new(client, place);
+        assert!(api.secret().await.expect("an answer").is_none());
+        api.create_secret(Secret::default()).await.expect("created");
+        api.webhooks().await.expect("there");
+        let names = ["namespace.inject.tidelock.dev".to_owned(), "pod.inject.tidelock.dev".to_owned()];
+        api.set_bundle(&names, "42", "LS0t").await.expect("patched");
+        assert_eq!(api.review("the token").await.expect("an answer").authenticated, Some(true));
+        assert!(api.pod("shop", "orders-0").await.expect("an answer").is_some());
+        recorded.check("injector");
+    }
+
+    #[tokio::test]
+    async fn what_a_failover_sends() {
+        let (client, recorded) = client(vec![
+            (200, json!({"metadata": {"name": "password"}})),
+            (200, json!({"metadata": {"name": "orders"}})),
+            (
+                200,
+                json!({"metadata": {"name": "orders", "generation": 1}, "spec": {}, "status": {"readyReplicas": 1}}),
+            ),
+        ]);
+        let api = ApplyApi::new(client);
+        let meta = |name: &str| json!({"name": name, "namespace": "shop"});
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta("password"), "type": "Opaque"});
+        let set =
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta("orders"), "spec": {}});
+        api.apply(&secret).await.expect("applied");
+        api.apply(&set).await.expect("applied");
+        let seen = api.read("StatefulSet", "shop", "orders").await.expect("an answer").expect("there");
+        assert_eq!(
+            (&seen["status"]["readyReplicas"], &seen["metadata"]["generation"]),
+            (&json!(1), &json!(1))
+        );
+        assert!(matches!(api.read("Node", "shop", "a").await, Err(ApiError::Kind(_))));
+        recorded.check("failover");
+    }
+
+    #[tokio::test]
+    async fn what_the_recorder_sends() {
+        let list = |items: Value, next: &str| {
+            (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {"continue": next}, "items": items}))
+        };
+        let pod = |name: &str| json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": name}});
+        let mut answers = vec![list(json!([pod("a")]), "more"), list(json!([pod("b")]), "")];
+        answers.extend(kinds().map(|_| list(json!([{"metadata": {"name": "x"}, "spec": {}}]), "")));
+        let (client, recorded) = client(answers);
+        let api = RecorderApi::new(client);
+        assert_eq!(api.pods().await.expect("an answer").len(), 2);
+        for kind in kinds() {
+            let found = api.objects("shop", kind).await.expect("an answer");
+            assert_eq!((&found[0]["kind"], &found[0]["metadata"]["name"]), (&json!(kind), &json!("x")));
+        }
+        recorded.check("recorder");
+    }
+
+    #[tokio::test]
+    async fn who_comes_second_is_told_so() {
+        let there = json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "AlreadyExists"});
+        let (client, _) = client(vec![(409, there)]);
+        let place = Place { namespace: "a".to_owned(), secret: "b".to_owned(), webhooks: "c".to_owned() };
+        let error = InjectorApi::new(client, place).create_secret(Secret::default()).await;
+        assert!(matches!(error, Err(ApiError::Conflict(_))), "{error:?}");
+    }
+}

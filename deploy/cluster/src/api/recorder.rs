@@ -1,0 +1,68 @@
+//! What the recorder asks: which pods are protected, and the objects of their namespaces.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    api::{ListParams, PartialObjectMeta},
+};
+use serde_json::Value;
+use tidelock_manifests::KINDS;
+
+use super::{ApiError, apply::resource};
+use crate::limits;
+
+/// The recorder's calls.
+pub trait RecorderCalls: Send + Sync {
+    /// The metadata of all pods.
+    fn pods(&self) -> impl Future<Output = Result<Vec<PartialObjectMeta<Pod>>, ApiError>> + Send;
+    /// The objects of a kind in a namespace.
+    fn objects(
+        &self,
+        namespace: &str,
+        kind: &str,
+    ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
+}
+
+/// The calls over a client.
+#[derive(Clone)]
+pub struct RecorderApi(Client);
+
+impl RecorderApi {
+    /// Calls through `client`.
+    pub fn new(client: Client) -> Self {
+        Self(client)
+    }
+}
+
+impl RecorderCalls for RecorderApi {
+    async fn pods(&self) -> Result<Vec<PartialObjectMeta<Pod>>, ApiError> {
+        let api: Api<Pod> = Api::all(self.0.clone());
+        let mut page = ListParams::default().limit(limits::LIST_PAGE);
+        let mut all = Vec::new();
+        loop {
+            let list = api.list_metadata(&page).await?;
+            all.extend(list.items);
+            let Some(next) = list.metadata.continue_.filter(|next| !next.is_empty()) else { return Ok(all) };
+            page = page.continue_token(&next);
+        }
+    }
+
+    async fn objects(&self, namespace: &str, kind: &str) -> Result<Vec<Value>, ApiError> {
+        let resource = resource(kind).ok_or_else(|| ApiError::Kind(kind.to_owned()))?;
+        let api = Api::<kube::api::DynamicObject>::namespaced_with(self.0.clone(), namespace, &resource);
+        let list = api.list(&ListParams::default()).await?;
+        // Items of a list do not say what they are.
+        let named = |object: kube::api::DynamicObject| {
+            let mut value = serde_json::to_value(object).expect("an object serialises");
+            value["apiVersion"] = resource.api_version.clone().into();
+            value["kind"] = resource.kind.clone().into();
+            value
+        };
+        Ok(list.items.into_iter().map(named).collect())
+    }
+}
+
+/// The kinds that are asked for.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(_, kind, _)| *kind)
+}

@@ -1,0 +1,138 @@
+//! The pod's side: gets an identity, keeps it fresh, and writes it where the rest of the program finds it.
+//!
+//! The directory should be a volume in memory. Each renewal has a new key, and a token that is read anew, because the kubelet
+//! replaces it. What fails is tried again for ever: an old identity is good until its end.
+
+use std::{
+    io,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde_json::Value;
+use thiserror::Error;
+use tidelock_proto::pki::{PkiError, renew, signing_request};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+use url::Url;
+
+use super::{Ask, Given, PATH, Wanted, http};
+use crate::limits;
+
+/// Where an identity comes from, and where it goes.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The injector: `https://HOST[:PORT]`.
+    pub url: Url,
+    /// The authorities that its certificate may be of, PEM.
+    pub authorities: String,
+    /// The file with the token of the pod's service account.
+    pub token: PathBuf,
+    /// What to be.
+    pub wanted: Wanted,
+    /// The identity directory.
+    pub directory: PathBuf,
+}
+
+/// Why there is no identity yet.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The injector's address makes no sense.
+    #[error("write the injector's address as https://HOST[:PORT]")]
+    Url,
+    /// The authorities are no certificates.
+    #[error("the injector's authority is no certificate in PEM form")]
+    Authorities,
+    /// The token cannot be read.
+    #[error("{}: {source}", .path.display())]
+    TokenFile {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The token is no token.
+    #[error("the token has signs that no token has")]
+    Token,
+    /// The injector cannot be reached, or broke off.
+    #[error("the injector cannot be asked: {0}")]
+    Io(#[from] io::Error),
+    /// It took too long.
+    #[error("the injector did not answer in time")]
+    Slow,
+    /// It said no.
+    #[error("the injector refused ({status}): {why}")]
+    Refused {
+        /// The status of its answer.
+        status: u16,
+        /// What it said.
+        why: String,
+    },
+    /// Its answer cannot be read.
+    #[error("the injector's answer cannot be read")]
+    Answer,
+    /// The identity cannot be made or written.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+}
+
+/// Gets the identity, and gets it anew before it ends, for ever.
+///
+/// # Errors
+/// Only what no waiting mends: an address or an authority that is none.
+pub async fn hold(source: Source) -> Result<(), ClientError> {
+    if source.url.scheme() != "https" || source.url.host_str().is_none() {
+        return Err(ClientError::Url);
+    }
+    let mut pause = limits::RETRY.0;
+    loop {
+        let got = timeout(limits::ATTEMPT_TIMEOUT, get(&source)).await.unwrap_or(Err(ClientError::Slow));
+        match got {
+            Ok(renew_in) => {
+                pause = limits::RETRY.0;
+                info!(directory = %source.directory.display(), renew_in_s = renew_in.as_secs(), "identity obtained");
+                sleep(renew_in).await;
+            }
+            Err(error @ (ClientError::Url | ClientError::Authorities)) => return Err(error),
+            Err(error) => {
+                warn!(%error, "no identity was obtained");
+                // Many pods may wait for one injector.
+                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                pause = (pause * 2).min(limits::RETRY.1);
+            }
+        }
+    }
+}
+
+/// Gets it once; tells how long it is good before it is to be renewed.
+async fn get(source: &Source) -> Result<Duration, ClientError> {
+    let at_token = |error| ClientError::TokenFile { path: source.token.clone(), source: error };
+    let token = tokio::fs::read_to_string(&source.token).await.map_err(at_token)?;
+    let (request, key) = signing_request()?;
+    let ask = Ask { wanted: source.wanted.clone(), request };
+    let body = serde_json::to_vec(&ask).expect("texts serialise");
+    let mut url = source.url.clone();
+    url.set_path(PATH);
+    let (status, body) = http::post(&http::tls(&source.authorities)?, &url, token.trim(), body).await?;
+    if !status.is_success() {
+        let said: Option<Value> = serde_json::from_slice(&body).ok();
+        let why = said.and_then(|said| Some(said["error"].as_str()?.to_owned())).unwrap_or_default();
+        return Err(ClientError::Refused { status: status.as_u16(), why });
+    }
+    let given: Given = serde_json::from_slice(&body).map_err(|_| ClientError::Answer)?;
+    let left = left(&given.certificate, SystemTime::now()).ok_or(ClientError::Answer)?;
+    let (directory, authorities) = (source.directory.clone(), given.authorities);
+    let written =
+        tokio::task::spawn_blocking(move || renew(&directory, &given.certificate, &key, &authorities));
+    written.await.map_err(io::Error::other)??;
+    Ok(left / 3 * 2)
+}
+
+/// How long a certificate is good.
+fn left(certificate: &str, now: SystemTime) -> Option<Duration> {
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).ok()?;
+    let ends = Duration::from_secs(parsed.validity().not_after.timestamp().try_into().ok()?);
+    (SystemTime::UNIX_EPOCH + ends).duration_since(now).ok()
+}

@@ -1,0 +1,19 @@
+//! What Tidelock asks of a Kubernetes API, and what it makes of the answers.
+//!
+//! Every call is in [`api`], one file for each program that makes it, and is as thin as can be: what is decided is decided
+//! by pure functions over the objects. Tests keep what each call sends as a file, and the chart's rights are compared
+//! with these files; that an API server does with them what its documentation says is not proved by that.
+//!
+//! - [`authority`]: the injector's own authority, kept in a Secret, and the certificates it needs itself.
+//! - [`identity`]: how pods get certificates of that authority.
+//! - [`failover`]: a workload is brought up elsewhere, from what was recorded of it.
+//! - [`managed`]: the injector with both.
+//! - [`record`]: what belongs to protected workloads is written down.
+
+pub mod api;
+pub mod authority;
+pub mod failover;
+pub mod identity;
+pub mod limits;
+pub mod managed;
+pub mod record;

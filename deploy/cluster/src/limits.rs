@@ -1,0 +1,34 @@
+//! Every limit of what is done with an API.
+
+use std::time::Duration;
+
+/// The longest request for an identity, in bytes.
+pub const REQUEST_MAX_BYTES: usize = 16 << 10;
+/// The longest token of a service account, in bytes.
+pub const TOKEN_MAX_BYTES: usize = 8 << 10;
+/// The longest answer of the issuer, in bytes.
+pub const ANSWER_MAX_BYTES: usize = 256 << 10;
+/// Requests for identities that are judged at one time; each asks the API twice.
+pub const REQUESTS_AT_ONCE: usize = 16;
+/// How long a request for an identity may wait for its turn, and be judged.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an attempt to get an identity may take.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+/// The first pause after an attempt that failed, and the longest.
+pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Reading a Secret that somebody else is about to create.
+pub const CREATE_ATTEMPTS: usize = 5;
+/// How often the injector compares its certificates and the webhook's bundle with the Secret.
+pub const AUTHORITY_LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How long the certificate of the webhook is valid; it is renewed after two thirds of that.
+pub const WEBHOOK_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long the identity of a pod is valid; it is renewed after two thirds of that.
+pub const IDENTITY_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// How often a workload is looked at until it is ready.
+pub const READY_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A record that does not change is written at least so often.
+pub const RECORD_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
+/// Pods in one answer of the API.
+pub const LIST_PAGE: u32 = 500;
+/// An authority that ends sooner is told of: replacing it takes a person.
+pub const AUTHORITY_ENDS_SOON: Duration = Duration::from_secs(180 * 24 * 3600);

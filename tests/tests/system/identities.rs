@@ -1,0 +1,266 @@
+//! Pods get identities of the injector, and replicate with them: the injector's own server, and real sidecar and receiver.
+//!
+//! What an API server would say stands in [`Cluster`], as one has said it: nothing here shows how an API behaves.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    authentication::v1::TokenReviewStatus,
+    core::v1::{Pod, Secret},
+};
+use serde_json::{Value, json};
+use tidelock_cluster::{
+    api::{ApiError, AuthorityCalls, IdentityCalls},
+    identity::Policy,
+    managed::{self, Managed},
+};
+use tidelock_injector::server::ServerConfig;
+use tidelock_proto::pki::{Authority, LEAF_VALIDITY, Request, Validity, renew};
+use tidelock_tests::{
+    process::{self, Process},
+    site::Site,
+    wait::{self, SOON},
+};
+use tokio::sync::oneshot;
+
+/// How long identities are good here.
+const VALIDITY: Duration = Duration::from_secs(6);
+
+/// What the API knows.
+#[derive(Default)]
+struct Cluster {
+    secret: Mutex<Option<Secret>>,
+    bundle: Mutex<Option<String>>,
+    /// Pods by namespace and name; the token of each is `token-` and its name.
+    pods: Mutex<BTreeMap<(String, String), Value>>,
+}
+
+#[derive(Clone)]
+struct Calls(Arc<Cluster>);
+
+impl AuthorityCalls for Calls {
+    async fn secret(&self) -> Result<Option<Secret>, ApiError> {
+        Ok(self.0.secret.lock().expect("not poisoned").clone())
+    }
+
+    async fn create_secret(&self, secret: Secret) -> Result<(), ApiError> {
+        *self.0.secret.lock().expect("not poisoned") = Some(secret);
+        Ok(())
+    }
+
+    async fn webhooks(&self) -> Result<MutatingWebhookConfiguration, ApiError> {
+        let bundle = self.0.bundle.lock().expect("not poisoned").clone();
+        let webhook = json!({"name": "one", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"caBundle": bundle}});
+        Ok(serde_json::from_value(json!({"webhooks": [webhook]})).expect("webhooks"))
+    }
+
+    async fn set_bundle(&self, _: &[String], _: &str, bundle: &str) -> Result<(), ApiError> {
+        *self.0.bundle.lock().expect("not poisoned") = Some(bundle.to_owned());
+        Ok(())
+    }
+}
+
+impl IdentityCalls for Calls {
+    async fn review(&self, token: &str) -> Result<TokenReviewStatus, ApiError> {
+        let pods = self.0.pods.lock().expect("not poisoned");
+        let known = pods.iter().find(|((_, name), _)| token == format!("token-{name}"));
+        let status = match known {
+            None => json!({"authenticated": false, "error": "[invalid bearer token]"}),
+            Some(((namespace, name), pod)) => {
+                let account = pod["spec"]["serviceAccountName"].as_str().expect("an account");
+                json!({"authenticated": true, "audiences": ["tidelock"], "user": {
+                    "username": format!("system:serviceaccount:{namespace}:{account}"),
+                    "extra": {
+                        "authentication.kubernetes.io/pod-name": [name],
+                        "authentication.kubernetes.io/pod-uid": [pod["metadata"]["uid"]],
+                    },
+                }})
+            }
+        };
+        Ok(serde_json::from_value(status).expect("a status"))
+    }
+
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ApiError> {
+        let pods = self.0.pods.lock().expect("not poisoned");
+        let pod = pods.get(&(namespace.to_owned(), name.to_owned()));
+        Ok(pod.map(|pod| serde_json::from_value(pod.clone()).expect("a pod")))
+    }
+}
+
+impl Cluster {
+    fn add(&self, namespace: &str, name: &str, account: &str, claim: Option<&str>) {
+        let mut pod = json!({
+            "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-of-{name}")},
+            "spec": {"containers": [], "serviceAccountName": account},
+        });
+        if let Some(claim) = claim {
+            let status = json!({"state": "injected", "volumes": [{"name": format!("{namespace}/{claim}")}]});
+            pod["metadata"]["annotations"] = json!({"tidelock.dev/status": status.to_string()});
+            pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]);
+        }
+        self.pods.lock().expect("not poisoned").insert((namespace.to_owned(), name.to_owned()), pod);
+    }
+
+    fn authority(&self) -> Authority {
+        let secret = self.secret.lock().expect("not poisoned").clone().expect("it was made");
+        let data = secret.data.expect("data");
+        let text = |name: &str| String::from_utf8(data[name].0.clone()).expect("PEM");
+        Authority::from_pem(&text("ca.crt"), &text("ca.key")).expect("an authority")
+    }
+}
+
+/// The injector, as long as this is there.
+struct Injector {
+    url: String,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Injector {
+    fn start(site: &Site, cluster: &Arc<Cluster>) -> Self {
+        let ports = site.path("injector.ports");
+        let receiver = Some(("receiver".to_owned(), vec!["127.0.0.1".to_owned()]));
+        let managed = Managed {
+            hosts: vec!["127.0.0.1".to_owned()],
+            policy: Policy { namespace: "tidelock".to_owned(), receiver, recorder: None },
+            domain: "tidelock".parse().expect("a domain"),
+            validity: VALIDITY,
+        };
+        let config = ServerConfig {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            certificate: site.path("certificate"),
+            http: "127.0.0.1:0".parse().expect("an address"),
+            port_file: Some(ports.clone()),
+            injection: tidelock_injector::Config::default(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let calls = Calls(cluster.clone());
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let shutdown = async { drop(stopped.await) };
+            let ended = runtime.expect("a runtime").block_on(managed::run(calls, managed, config, shutdown));
+            ended.expect("it ends when it is told to");
+        });
+        let text = wait::until("the injector listens", SOON, || fs::read_to_string(&ports).ok());
+        let url = format!("https://{}", text.lines().next().expect("an address"));
+        Self { url, _stop: stop }
+    }
+}
+
+/// A pod's program that gets its identity: its process and where that is.
+fn start(site: &Site, injector: &Injector, pod: &str, arguments: &[&str]) -> (Process, PathBuf) {
+    let identity = site.path(&format!("{pod}.identity"));
+    let token = site.path(&format!("{pod}.token"));
+    fs::write(&token, format!("token-{pod}\n")).expect("writable");
+    let mut command = site.tidelock(arguments.iter().copied());
+    command.args(["--http", "127.0.0.1:0", "--identity-from", &injector.url]);
+    command.arg("--identity-authority").arg(site.path("certificate/ca.crt"));
+    command.arg("--identity").arg(&identity).arg("--identity-token").arg(&token);
+    command.arg("--port-file").arg(site.path(&format!("{pod}.ports")));
+    let log = site.path(&format!("{pod}-{}.log", fs::read_dir(site.path("")).expect("there").count()));
+    let mut process = Process::spawn(pod, &mut command, &log);
+    process.allow("waiting for the identity").allow("changed identity files not used");
+    (process, identity)
+}
+
+fn address(site: &Site, process: &mut Process) -> String {
+    let text = wait::until("the receiver listens", SOON, || {
+        process.must_run();
+        fs::read_to_string(site.path("receiver-0.ports")).ok()
+    });
+    text.lines().next().expect("an address").to_owned()
+}
+
+fn points(site: &Site, receiver: &str) -> usize {
+    let mut command =
+        site.tidelock(["points", "shop/data-orders-0", "--all", "--json", "--receiver", receiver]);
+    let out = process::output(command.arg("--identity").arg(site.path("op")));
+    let listed: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+    listed.get("points").unwrap_or(&listed).as_array().map_or(0, Vec::len)
+}
+
+fn certificate(identity: &Path) -> Option<Vec<u8>> {
+    fs::read(identity.join("tls.crt")).ok()
+}
+
+#[test]
+fn pods_replicate_with_identities_of_the_injector_and_renew_them() {
+    let (site, cluster) = (Site::new(), Arc::new(Cluster::default()));
+    cluster.add("tidelock", "receiver-0", "receiver", None);
+    cluster.add("shop", "orders-0", "default", Some("data-orders-0"));
+    let injector = Injector::start(&site, &cluster);
+    let validity = Validity::starting(SystemTime::now(), LEAF_VALIDITY);
+    let authority = cluster.authority();
+    let operator = authority.issue(&Default::default(), &Request::Operator { tenant: None }, validity);
+    let (operator, key) = operator.expect("issued");
+    renew(&site.path("op"), &operator, &key, authority.certificate_pem()).expect("written");
+
+    let store = site.path("store");
+    let store = store.to_str().expect("UTF-8");
+    let (mut receiver, identity) =
+        start(&site, &injector, "receiver-0", &["receiver", "--store", store, "--listen", "127.0.0.1:0"]);
+    let listen = address(&site, &mut receiver);
+    let volume = site.new_dir("volume");
+    fs::write(volume.join("file"), "one").expect("writable");
+    let named = format!("shop/data-orders-0={}", volume.display());
+    let (mut sidecar, own) =
+        start(&site, &injector, "orders-0", &["sidecar", "--volume", &named, "--receiver", &listen]);
+    wait::until_true("a point", 2 * SOON, || points(&site, &listen) > 0);
+    let first = [certificate(&identity), certificate(&own)];
+    assert!(first.iter().all(Option::is_some));
+
+    // Each is renewed before it ends, with a new key, and a new connection shows it.
+    let key = fs::read(own.join("tls.key")).expect("there");
+    let begun = Instant::now();
+    wait::until_true("both are renewed", 2 * SOON, || {
+        certificate(&identity) != first[0] && certificate(&own) != first[1]
+    });
+    assert_ne!(fs::read(own.join("tls.key")).expect("there"), key);
+    wait::until_true("the first have ended", SOON, || begun.elapsed() > VALIDITY);
+    receiver.stop();
+    sidecar.allow("connection").allow("receiver").allow("link");
+    let (mut receiver, _) =
+        start(&site, &injector, "receiver-0", &["receiver", "--store", store, "--listen", &listen]);
+    wait::until_true("the receiver is back", 2 * SOON, || points(&site, &listen) > 0);
+    let before = points(&site, &listen);
+    fs::write(volume.join("file"), "two").expect("writable");
+    wait::until_true("a point with the new identities", 2 * SOON, || points(&site, &listen) > before);
+
+    // A pod that is deleted gets nothing more, and goes on to the end of what it has.
+    sidecar.allow("no identity was obtained");
+    cluster.pods.lock().expect("not poisoned").remove(&("shop".to_owned(), "orders-0".to_owned()));
+    wait::until_true("it is refused", 2 * SOON, || sidecar.log().contains("the injector refused (401)"));
+    sidecar.must_run();
+    sidecar.stop();
+    receiver.stop();
+}
+
+#[test]
+fn a_pod_gets_no_other_pods_volume() {
+    let (site, cluster) = (Site::new(), Arc::new(Cluster::default()));
+    cluster.add("shop", "orders-0", "default", Some("data-orders-0"));
+    cluster.add("shop", "web-0", "default", None);
+    let injector = Injector::start(&site, &cluster);
+    let volume = site.new_dir("volume");
+    let named = format!("shop/data-orders-0={}", volume.display());
+    let arguments = ["sidecar", "--volume", &named, "--receiver", "127.0.0.1:9"];
+    let (mut web, identity) = start(&site, &injector, "web-0", &arguments);
+    web.allow("no identity was obtained");
+    wait::until_true("it is refused", 2 * SOON, || web.log().contains("the injector refused (403)"));
+    assert!(!identity.exists());
+    // Its neighbour gets its own, and the name of another volume does not help it.
+    let other = format!("shop/other={}", volume.display());
+    let arguments = ["sidecar", "--volume", &other, "--receiver", "127.0.0.1:9"];
+    let (mut orders, _) = start(&site, &injector, "orders-0", &arguments);
+    assert_eq!(orders.wait(2 * SOON).code(), Some(64));
+    assert!(orders.log().contains("shop/other"), "{}", orders.log());
+    web.stop();
+}
