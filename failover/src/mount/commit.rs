@@ -233,11 +233,18 @@ impl Inner {
             file.sync_data().map_err(|error| keeper.fail("sync a file", &error))?;
         }
         durable.files().sync_names().map_err(|error| keeper.fail("sync the names of files", &error))?;
-        if let Err(error) = journal.replace(tree) {
-            // The old one is as good.
-            tracing::warn!(error = &error as &dyn std::error::Error, "the journal cannot be made shorter");
-            durable.put_back(taken.ops);
-            return Ok(());
+        match journal.replace(tree) {
+            Ok(()) => {}
+            Err(AppendError::Sync(error)) => return Err(keeper.fail("sync the journal's name", &error)),
+            Err(AppendError::Write(error)) => {
+                // The old one is as good.
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the journal cannot be made shorter"
+                );
+                durable.put_back(taken.ops);
+                return Ok(());
+            }
         }
         keeper.done.store(number, Ordering::Relaxed);
         durable.settled(number);

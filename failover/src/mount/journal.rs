@@ -1,12 +1,12 @@
 //! The tree of a durable upper layer, as a file: a snapshot, then every change, in frames that are whole or not there.
 //!
 //! ```text
-//! 0  magic "TLij" │ 4  length of the payload │ 8  number │ 16  kind │ 24  hash of the frame before │ 40  hash │ 56  payload
+//! 0  magic "TLij" │ 4  length of the payload │ 8  number │ 16  kind │ 20  batch │ 24  hash of the frame before │ 40  hash │ 56  payload
 //! ```
 //! Numbers are little-endian; a hash is the first 16 bytes of BLAKE3, of the frame's first 40 bytes and its payload. Kinds: the header (JSON: what the journal is of), operations, and operations that end a batch.
 //!
-//! A batch is appended with one write and synced before the next is begun, so only the last can be torn: then it is as if it had never been. Anything else that cannot be read is damage, is told by
-//! a good frame after it, and is an error, not an end. A batch that could not be appended is written again at the same place.
+//! A batch is synced before the next is begun, so only the last can be torn, anywhere in it and with good frames behind the tear: then it is as if it had never been. Anything else that cannot be
+//! read is damage, is told by a good frame of a later batch than the one that ends there, and is an error, not an end. A batch that could not be appended is written again at the same place.
 //!
 //! A journal is replaced, by a new snapshot, with a rename: it is there as a whole at any time. So that it stays short beside the tree that happens when it has grown to several times its snapshot.
 
@@ -62,6 +62,8 @@ pub(crate) struct Journal {
     len: u64,
     number: u64,
     last: [u8; 16],
+    /// The last batch that is whole.
+    batch: u32,
     snapshot_bytes: u64,
     /// Held by one process.
     _lock: File,
@@ -90,12 +92,23 @@ impl Journal {
     /// Begins one with a tree, durably.
     pub(crate) fn create(dir: PathBuf, lock: File, header: Header, tree: &Tree) -> Result<Self> {
         let file = options(true).open(dir.join(NEW)).map_err(FailoverError::Instant)?;
-        let mut journal =
-            Self { dir, file, header, len: 0, number: 0, last: [0; 16], snapshot_bytes: 0, _lock: lock };
-        journal.begin(tree).map_err(FailoverError::Instant)?;
+        let mut journal = Self {
+            dir,
+            file,
+            header,
+            len: 0,
+            number: 0,
+            last: [0; 16],
+            batch: 0,
+            snapshot_bytes: 0,
+            _lock: lock,
+        };
+        journal.begin(tree).and_then(|()| journal.install()).map_err(FailoverError::Instant)?;
+        journal.sync_name().map_err(FailoverError::Instant)?;
         Ok(journal)
     }
 
+    /// Fills a new one, durably.
     fn begin(&mut self, tree: &Tree) -> io::Result<()> {
         let header = serde_json::to_vec(&self.header)?;
         let mut frames = Vec::new();
@@ -103,11 +116,18 @@ impl Journal {
         self.file.write_all_at(&frames, 0)?;
         self.len = frames.len() as u64;
         self.write_ops(tree.snapshot())?;
-        self.file.sync_all()?;
+        self.file.sync_all()
+    }
+
+    /// Gives it the name of the one that was before.
+    fn install(&mut self) -> io::Result<()> {
         fs::rename(self.dir.join(NEW), self.dir.join(NAME))?;
-        File::open(&self.dir)?.sync_all()?;
         self.snapshot_bytes = self.len;
         Ok(())
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
     }
 
     /// Reads one; the tree is what it was at the last whole batch.
@@ -117,7 +137,7 @@ impl Journal {
         let (mut header, mut waiting) = (None, Vec::new());
         let (mut at, mut number, mut last) = (0, 0, [0; 16]);
         // The end of the last whole batch.
-        let mut good = (0, 0, [0; 16]);
+        let mut good = (0, 0, [0; 16], 0);
         while let Some(frame) = Frame::read(&bytes[at..]).filter(|frame| frame.follows(number, last)) {
             at += HEAD_BYTES + frame.payload.len();
             (number, last) = (number + 1, frame.hash);
@@ -127,31 +147,31 @@ impl Journal {
                     waiting.extend(decode(frame.payload)?);
                     if kind == LAST_OPS {
                         waiting.drain(..).try_for_each(|op| tree.apply(&op))?;
-                        good = (at, number, last);
+                        good = (at, number, last, frame.batch);
                     }
                 }
             }
         }
-        if Frame::is_in(&bytes[at..], number) {
+        if Frame::is_in(&bytes[at..], good.3 + 1) {
             return Err(FailoverError::InstantDamaged { at: at as u64 });
         }
         let header = header.filter(|_| good.0 > 0).ok_or(FailoverError::InstantDamaged { at: 0 })?;
         tree.seal()?;
         let file = options(false).open(dir.join(NAME)).map_err(FailoverError::Instant)?;
-        let (len, number, last) = (good.0 as u64, good.1, good.2);
+        let (len, number, last, batch) = (good.0 as u64, good.1, good.2, good.3);
         let cut = file.set_len(len).and_then(|()| file.sync_all());
         cut.map_err(FailoverError::Instant)?;
-        let journal = Self { dir, file, header, len, number, last, snapshot_bytes: len, _lock: lock };
+        let journal = Self { dir, file, header, len, number, last, batch, snapshot_bytes: len, _lock: lock };
         Ok((journal, tree))
     }
 
     /// Appends a batch, durably. After an error it is as if nothing had been appended, and the same can be tried again,
     /// unless the error is one of syncing.
     pub(crate) fn append(&mut self, ops: Vec<Op>) -> std::result::Result<(), AppendError> {
-        let before = (self.len, self.number, self.last);
+        let before = (self.len, self.number, self.last, self.batch);
         let written = self.write_ops(ops.into_iter());
         if let Err(error) = written {
-            (self.len, self.number, self.last) = before;
+            (self.len, self.number, self.last, self.batch) = before;
             return Err(AppendError::Write(error));
         }
         self.file.sync_data().map_err(AppendError::Sync)
@@ -162,16 +182,19 @@ impl Journal {
         self.len > limits::INSTANT_JOURNAL_BYTES.max(self.snapshot_bytes.saturating_mul(4))
     }
 
-    /// Replaces it by one that begins with this tree, all content of which is durable.
-    pub(crate) fn replace(&mut self, tree: &Tree) -> io::Result<()> {
-        let file = options(true).open(self.dir.join(NEW))?;
+    /// Replaces it by one that begins with this tree, all content of which is durable. After an error it is the old one, unless the error is one of syncing:
+    /// then nobody knows which of them will be found.
+    pub(crate) fn replace(&mut self, tree: &Tree) -> std::result::Result<(), AppendError> {
+        let file = options(true).open(self.dir.join(NEW)).map_err(AppendError::Write)?;
         let old = std::mem::replace(&mut self.file, file);
-        let before = (self.len, self.number, self.last);
-        (self.len, self.number, self.last) = (0, 0, [0; 16]);
-        self.begin(tree).inspect_err(|_| {
+        let before = (self.len, self.number, self.last, self.batch);
+        (self.len, self.number, self.last, self.batch) = (0, 0, [0; 16], 0);
+        if let Err(error) = self.begin(tree).and_then(|()| self.install()) {
             self.file = old;
-            (self.len, self.number, self.last) = before;
-        })
+            (self.len, self.number, self.last, self.batch) = before;
+            return Err(AppendError::Write(error));
+        }
+        self.sync_name().map_err(AppendError::Sync)
     }
 
     fn write_ops(&mut self, ops: impl Iterator<Item = Op>) -> io::Result<()> {
@@ -184,6 +207,7 @@ impl Journal {
             self.file.write_all_at(&frames, self.len)?;
             self.len += frames.len() as u64;
         }
+        self.batch += 1;
         Ok(())
     }
 
@@ -192,7 +216,8 @@ impl Journal {
         into.extend_from_slice(&MAGIC);
         into.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         into.extend_from_slice(&self.number.to_le_bytes());
-        into.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0]);
+        into.extend_from_slice(&[kind, 0, 0, 0]);
+        into.extend_from_slice(&(self.batch + 1).to_le_bytes());
         into.extend_from_slice(&self.last);
         let hash = hash(&into[begin..], payload);
         into.extend_from_slice(&hash);
@@ -233,6 +258,7 @@ fn hash(head: &[u8], payload: &[u8]) -> [u8; 16] {
 struct Frame<'a> {
     number: u64,
     kind: u8,
+    batch: u32,
     before: [u8; 16],
     hash: [u8; 16],
     payload: &'a [u8],
@@ -247,6 +273,7 @@ impl<'a> Frame<'a> {
         (hash(&head[..40], payload) == found).then_some(Self {
             number: u64::from_le_bytes(head[8..16].try_into().ok()?),
             kind: head[16],
+            batch: u32::from_le_bytes(head[20..24].try_into().ok()?),
             before: head[24..40].try_into().ok()?,
             hash: found,
             payload,
@@ -257,10 +284,10 @@ impl<'a> Frame<'a> {
         (self.number, self.before) == (number, last)
     }
 
-    /// Whether a good frame of a later number is anywhere in it.
-    fn is_in(bytes: &[u8], number: u64) -> bool {
+    /// Whether a good frame of a later batch is anywhere in it.
+    fn is_in(bytes: &[u8], batch: u32) -> bool {
         let starts = memchr_all(bytes);
-        starts.into_iter().any(|at| Frame::read(&bytes[at..]).is_some_and(|frame| frame.number > number))
+        starts.into_iter().any(|at| Frame::read(&bytes[at..]).is_some_and(|frame| frame.batch > batch))
     }
 }
 
@@ -341,6 +368,39 @@ mod tests {
                 assert_eq!(open(dir.path()).unwrap().1.totals().inodes, 2 + batches as u64);
             }
         }
+    }
+
+    #[test]
+    fn a_last_batch_of_which_only_later_frames_arrived_has_never_been() {
+        let dir = tempfile::tempdir().unwrap();
+        let ends = written(dir.path(), 2);
+        let (mut journal, _) = open(dir.path()).unwrap();
+        journal.append((2..20_000).flat_map(batch).collect()).unwrap();
+        drop(journal);
+        let path = dir.path().join(NAME);
+        let whole = fs::read(&path).unwrap();
+        let first = ends[2] as usize;
+        let second = first + HEAD_BYTES + Frame::read(&whole[first..]).unwrap().payload.len();
+        assert!(Frame::read(&whole[second..]).is_some(), "the batch has several frames");
+        for lost in [first..first + 512, first..second, second - 512..second, second + 512..second + 1024] {
+            let mut bytes = whole.clone();
+            bytes[lost.clone()].fill(0);
+            fs::write(&path, bytes).unwrap();
+            let (mut journal, tree) = open(dir.path()).unwrap();
+            assert_eq!(tree.totals().inodes, 3, "without {lost:?}");
+            journal.append(batch(100)).unwrap();
+            drop(journal);
+            assert_eq!(open(dir.path()).unwrap().1.totals().inodes, 4);
+        }
+        // Once another batch has followed, the same is damage.
+        fs::write(&path, &whole).unwrap();
+        let (mut journal, _) = open(dir.path()).unwrap();
+        journal.append(batch(30_000)).unwrap();
+        drop(journal);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[first + 100] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(open(dir.path()), Err(FailoverError::InstantDamaged { .. })));
     }
 
     #[test]
