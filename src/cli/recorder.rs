@@ -22,7 +22,7 @@ use tidelock_sidecar::{
     watch::{NamesChoice, TrackerChoice},
 };
 use tokio::{sync::watch, task::JoinSet, time::sleep};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{
     exit::{FAILED, Failure, USAGE},
@@ -146,7 +146,10 @@ impl One {
             }
         };
         let ended: Result<bool, Failure> = identity_from::holding(source, work).await;
-        ended.unwrap_or(false)
+        ended.unwrap_or_else(|failure| {
+            error!(identity = %directory.display(), reason = failure.line(), "a recorder has ended");
+            false
+        })
     }
 }
 

@@ -165,7 +165,10 @@ async fn serve_stream(
             let serve = async move {
                 operator::serve(&context, &pins, connection.peer(), request, writer).await;
             };
-            return report_panic(handle.spawn(serve.in_current_span()).await);
+            // It ends with this stream: the store is closed by the last who has the context.
+            let mut answer = JoinSet::new();
+            answer.spawn_on(serve.in_current_span(), &handle);
+            return answer.join_next().await.map_or((), report_panic);
         }
         Ok(Ok(Some(Open { kind: None }))) => "its first frame opens nothing".to_owned(),
         Ok(Err(error @ (FrameError::TooLong { .. } | FrameError::Malformed(_)))) => error.to_string(),
