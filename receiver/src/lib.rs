@@ -5,6 +5,7 @@ mod background;
 mod catalogue;
 mod config;
 mod error;
+pub mod flock;
 pub mod history;
 mod http;
 pub mod image;

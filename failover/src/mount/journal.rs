@@ -18,12 +18,12 @@ use std::{
 };
 
 use prost::Message;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tidelock_proto::{
     Op, Tree,
     wire::{decode_ops, messages::Ops, split_ops},
 };
+use tidelock_receiver::flock::FileLock;
 
 use crate::{error::FailoverError, limits};
 
@@ -66,22 +66,18 @@ pub(crate) struct Journal {
     batch: u32,
     snapshot_bytes: u64,
     /// Held by one process.
-    _lock: File,
+    _lock: FileLock,
 }
 
 type Result<T> = std::result::Result<T, FailoverError>;
 
 impl Journal {
     /// Takes the directory for this process alone.
-    pub(crate) fn lock(dir: &std::path::Path) -> Result<File> {
+    pub(crate) fn lock(dir: &std::path::Path) -> Result<FileLock> {
         let path = dir.join("lock");
         let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let lock = lock.map_err(FailoverError::Instant)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(FailoverError::InstantInUse),
-            Err(errno) => Err(FailoverError::Instant(errno.into())),
-        }
+        let taken = lock.and_then(FileLock::take).map_err(FailoverError::Instant)?;
+        taken.map_err(|_| FailoverError::InstantInUse)
     }
 
     /// Whether there is one.
@@ -90,7 +86,7 @@ impl Journal {
     }
 
     /// Begins one with a tree, durably.
-    pub(crate) fn create(dir: PathBuf, lock: File, header: Header, tree: &Tree) -> Result<Self> {
+    pub(crate) fn create(dir: PathBuf, lock: FileLock, header: Header, tree: &Tree) -> Result<Self> {
         let file = options(true).open(dir.join(NEW)).map_err(FailoverError::Instant)?;
         let mut journal = Self {
             dir,
@@ -131,7 +127,7 @@ impl Journal {
     }
 
     /// Reads one; the tree is what it was at the last whole batch.
-    pub(crate) fn open(dir: PathBuf, lock: File) -> Result<(Self, Tree)> {
+    pub(crate) fn open(dir: PathBuf, lock: FileLock) -> Result<(Self, Tree)> {
         let bytes = fs::read(dir.join(NAME)).map_err(FailoverError::Instant)?;
         let mut tree = Tree::new();
         let (mut header, mut waiting) = (None, Vec::new());

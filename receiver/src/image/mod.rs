@@ -22,7 +22,6 @@ mod worker;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    fs::File,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -41,7 +40,7 @@ use follower::Follower;
 pub use follower::{Given, promotion_label};
 use worker::{Question, Slot};
 
-use crate::{limits, store::Store};
+use crate::{flock::FileLock, limits, store::Store};
 
 /// What an image is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,7 +74,7 @@ pub(crate) struct Images {
     dir: PathBuf,
     running: Mutex<BTreeMap<VolumeName, Running>>,
     stop: Arc<AtomicBool>,
-    _lock: File,
+    _lock: FileLock,
 }
 
 struct Running {
@@ -182,7 +181,7 @@ pub struct Resting {
     store: Store,
     dir: PathBuf,
     open: Mutex<BTreeMap<VolumeName, Follower>>,
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl Resting {

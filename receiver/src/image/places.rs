@@ -17,11 +17,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use tidelock_proto::{PointId, VolumeName};
 
 use super::ImageError;
+use crate::flock::FileLock;
 
 /// The paths of one volume.
 #[derive(Debug, Clone)]
@@ -134,15 +134,12 @@ impl Places {
 }
 
 /// Makes the directory of all images and keeps other receivers out of it until the answer is dropped.
-pub(super) fn lock(dir: &Path) -> Result<File, ImageError> {
+pub(super) fn lock(dir: &Path) -> Result<FileLock, ImageError> {
     make_private(dir)?;
     let path = dir.join(".lock");
     let file = File::create(&path).map_err(fail("create", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ImageError::InUse(dir.to_owned())),
-        Err(errno) => Err(fail("lock", &path)(errno.into())),
-    }
+    let taken = FileLock::take(file).map_err(fail("lock", &path))?;
+    taken.map_err(|_| ImageError::InUse(dir.to_owned()))
 }
 
 fn make_private(dir: &Path) -> Result<(), ImageError> {
