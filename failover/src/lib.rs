@@ -25,6 +25,7 @@ mod report;
 mod restore;
 mod rollback;
 mod select;
+mod status;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -53,8 +54,9 @@ pub use promote::{
 };
 pub use rebuild::{RebuildReport, rebuild};
 pub use rehearse::{RehearseOptions, RehearseReport, rehearse};
-pub use report::{ImageReport, PointReport, VolumeReport, points, status};
+pub use report::{PointReport, points};
 pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
+pub use status::{HydratingReport, ImageReport, TestReport, ThroughputReport, VolumeReport, status};
 pub use verify::{FindingReport, VerifyReport, VerifyStep, verify};
 pub use window::{CommitReport, UnpromoteReport, WindowReport, commit, next_after_unpromote, unpromote};

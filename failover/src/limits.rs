@@ -48,5 +48,7 @@ pub const INSTANT_BATCH_BYTES: u64 = 4 * 1024 * 1024;
 pub const INSTANT_TOLD: Duration = Duration::from_secs(30);
 /// How much lower than others the thread that hydrates stands.
 pub const INSTANT_NICE: i32 = 15;
+/// For how long a mount is asked how far it is, when the status is told.
+pub const HYDRATION_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the answer may be that tells how far hydration is, in bytes.
 pub const INSTANT_STATUS_BYTES: usize = 4096;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tidelock_proto::{PointId, VolumeName};
+use tidelock_proto::{PointId, Verdict, VolumeName};
 use tidelock_receiver::reconcile::Report;
 
 use crate::{
@@ -45,6 +45,8 @@ pub struct RehearseOptions {
     pub copy: bool,
     /// The result is written on the point.
     pub record: bool,
+    /// When the next test is due, counted from this one; status says when it is overdue.
+    pub again: Option<Duration>,
 }
 
 /// How a test failover went.
@@ -119,13 +121,14 @@ pub fn rehearse(
     let (passed, outcome) = checked.map_err(FailoverError::Check)?;
     let now = SystemTime::now();
     let time = humantime::format_rfc3339_seconds(now).to_string();
-    let mounted = if done.work.is_none() { ", mounted" } else { "" };
-    let result = match passed {
-        true => format!("verified at {time}, RTO {rto_ms:.0} ms{mounted}"),
-        false => format!("test failed at {time}: {outcome}"),
+    let verdict = Verdict {
+        time: now,
+        outcome: if passed { Ok(rto_ms.round() as u64) } else { Err(outcome.clone()) },
+        mounted: done.work.is_none(),
+        again: options.again,
     };
     let recorded = match options.record {
-        true => record(access, volume, &done.point, result)?,
+        true => record(access, volume, &done.point, verdict)?,
         false => None,
     };
     Ok(RehearseReport {
@@ -189,12 +192,16 @@ fn record(
     access: &Access,
     volume: &VolumeName,
     point: &PointReport,
-    result: String,
+    mut verdict: Verdict,
 ) -> Result<Option<String>, FailoverError> {
     let Ok(id) = point.id.parse::<PointId>() else { return Ok(None) };
-    if point.tags.len() >= limits::RESULTS_PER_POINT {
+    let room = limits::RESULTS_PER_POINT.saturating_sub(point.tags.len());
+    if room == 0 {
         return Ok(None);
     }
+    // After the last one nobody hears of the next on this point, so none is announced: nothing is overdue that was only not written.
+    verdict.again = verdict.again.filter(|_| room > 1);
+    let result = verdict.to_string();
     access.tag(volume, id, &result)?;
     Ok(Some(result))
 }

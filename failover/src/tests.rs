@@ -418,6 +418,7 @@ fn a_test_failover_says_on_the_point_how_it_went_and_leaves_nothing() {
             keep: false,
             copy,
             record: true,
+            again: None,
         };
         rehearse(&Arc::new(world.access()), &world.volume(), &world.target(), &options, &|_| {}, &|| false)
             .unwrap()
@@ -449,6 +450,7 @@ fn a_test_failover_says_on_the_point_how_it_went_and_leaves_nothing() {
         keep: false,
         copy: false,
         record: true,
+        again: None,
     };
     let begun = std::time::Instant::now();
     let stopped =

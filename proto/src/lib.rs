@@ -8,8 +8,10 @@ pub mod pki;
 pub mod point;
 pub mod transport;
 pub mod tree;
+pub mod verdict;
 pub mod wire;
 
 pub use chunk::ChunkKey;
 pub use ids::{ChunkId, Epoch, FileId, PointId, Seq, TreeDigest, VolumeName};
 pub use tree::{Op, Tree};
+pub use verdict::Verdict;

@@ -26,6 +26,9 @@ use crate::{
 /// What a name begins with that holds its point: it stays until somebody releases it. A commit cannot bring one.
 pub const HOLD: &str = "held: ";
 
+/// What the name begins with under which an instant promotion holds its point; its directory follows.
+pub const INSTANT_HOLD: &str = "held: instant promotion in ";
+
 /// Whether a name holds its point.
 pub fn is_hold(tag: &str) -> bool {
     tag.starts_with(HOLD)

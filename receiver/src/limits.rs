@@ -18,6 +18,10 @@ pub const CAP_MIN_BYTES: u64 = 64 * 1024 * 1024;
 pub const CAP_RELIEVE_PERCENT: u64 = 92;
 /// until no more than this part is needed: a compaction leaves a tenth more.
 pub const CAP_LIVE_PERCENT: u64 = 75;
+/// What a sidecar sends is counted in slots of this length,
+pub const RATE_SLOT: Duration = Duration::from_millis(500);
+/// of which so many are remembered.
+pub const RATE_SLOTS: usize = 10;
 /// One in so many of the points that may go goes at once.
 pub const CAP_STEP: usize = 8;
 /// Size of a segment that is begun in the reserve, in bytes.

@@ -108,7 +108,7 @@ impl Check {
         Ok(self.source.open()?.patient(self.nice > 0))
     }
 
-    fn options(&self, at: At, keep: bool) -> RehearseOptions {
+    fn options(&self, at: At, keep: bool, again: Option<Duration>) -> RehearseOptions {
         RehearseOptions {
             at,
             accept_fuzzy: self.accept.contains(&Accept::Fuzzy),
@@ -117,6 +117,7 @@ impl Check {
             keep,
             copy: self.copy,
             record: !self.no_record,
+            again,
         }
     }
 }
@@ -126,7 +127,7 @@ pub(crate) fn test(args: &Test) -> Result<(), Failure> {
     check.stand_back()?;
     let access = Arc::new(check.open()?);
     let bar = output::Bar::new(check.json);
-    let options = check.options(args.at.clone(), args.keep);
+    let options = check.options(args.at.clone(), args.keep, None);
     let stopped = signals::stopped()?;
     let interrupted = || stopped.load(Ordering::Relaxed);
     let done = rehearse(&access, &args.volume, &check.to, &options, &|event| bar.on(event), &interrupted);
@@ -193,14 +194,14 @@ pub(crate) fn drill(args: &Drill) -> Result<(), Failure> {
     while args.rounds.is_none_or(|most| rounds < most) && !stopped.load(Ordering::Relaxed) {
         let begun = Instant::now();
         rounds += 1;
+        let more = args.rounds.is_none_or(|most| rounds < most);
         for volume in &args.volumes {
             let tally = tallies.entry(volume.to_string()).or_default();
-            one(args, volume, tally, &stopped)?;
+            one(args, volume, tally, more, &stopped)?;
         }
         if let Some(path) = &args.metrics {
             write_metrics(path, &tallies).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let more = args.rounds.is_none_or(|most| rounds < most);
         while more && begun.elapsed() < args.every && !stopped.load(Ordering::Relaxed) {
             std::thread::sleep(POLL.min(args.every));
         }
@@ -212,10 +213,16 @@ pub(crate) fn drill(args: &Drill) -> Result<(), Failure> {
     }
 }
 
-/// One drill of one volume. A receiver that is away fails the drill and not the schedule.
-fn one(args: &Drill, volume: &VolumeName, tally: &mut Tally, stopped: &AtomicBool) -> Result<(), Failure> {
+/// One drill of one volume, after which there are more or not. A receiver that is away fails the drill and not the schedule.
+fn one(
+    args: &Drill,
+    volume: &VolumeName,
+    tally: &mut Tally,
+    more: bool,
+    stopped: &AtomicBool,
+) -> Result<(), Failure> {
     let begun = Instant::now();
-    let options = args.check.options(At::Latest, false);
+    let options = args.check.options(At::Latest, false, more.then_some(args.every));
     let done = args.check.open().and_then(|access| {
         let interrupted = || stopped.load(Ordering::Relaxed);
         rehearse(&Arc::new(access), volume, &args.check.to, &options, &|_| {}, &interrupted)

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tidelock_failover::{Access, VolumeReport, status};
+use tidelock_failover::{Access, HydratingReport, TestReport, ThroughputReport, VolumeReport, status};
 use tidelock_proto::VolumeName;
 
 use super::{
@@ -33,11 +33,12 @@ pub(crate) struct Args {
     source: Source,
 }
 
-const HEADING: [&str; 13] = [
+const HEADING: [&str; 15] = [
     "VOLUME",
     "STATE",
     "LAG",
     "BEHIND",
+    "THROUGHPUT",
     "EPOCH",
     "LAST POINT",
     "CUT",
@@ -45,8 +46,9 @@ const HEADING: [&str; 13] = [
     "TRACKER",
     "POINTS",
     "PER SECOND",
-    "OLDEST",
+    "REACHES BACK",
     "DATA",
+    "LAST TEST",
 ];
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -132,15 +134,21 @@ fn show(found: &[VolumeReport], rates: &Rates) {
     for volume in found.iter().filter(|volume| !volume.conditions.is_empty()) {
         output::print(&format!("{}: {}", volume.volume, volume.conditions.join(", ")));
     }
+    for volume in found {
+        for instant in &volume.instants {
+            output::print(&format!("{}: {}", volume.volume, hydrating(instant)));
+        }
+    }
 }
 
-fn row(volume: &VolumeReport, rates: &Rates) -> [String; 13] {
+fn row(volume: &VolumeReport, rates: &Rates) -> [String; 15] {
     let last = volume.last.as_ref();
     [
         volume.volume.clone(),
         state(volume),
         or_dash(volume.lag_ms.map(output::duration)),
         or_dash(volume.behind_bytes.map(output::bytes)),
+        or_dash(volume.throughput.map(throughput)),
         volume.epoch.to_string(),
         or_dash(last.map(|last| last.id.clone())),
         or_dash(last.map(|last| last.time.clone())),
@@ -148,9 +156,48 @@ fn row(volume: &VolumeReport, rates: &Rates) -> [String; 13] {
         or_dash(volume.tracker.clone()),
         volume.points.to_string(),
         or_dash(rates.of(volume)),
-        or_dash(volume.oldest.clone()),
+        or_dash(volume.span_s.map(|span| humantime::format_duration(coarse(span)))),
         or_dash(volume.data_bytes.map(output::bytes)),
+        or_dash(volume.last_test.as_ref().map(last_test)),
     ]
+}
+
+/// Content, and in brackets what crosses the wire for it.
+fn throughput(throughput: ThroughputReport) -> String {
+    let ThroughputReport { content_bytes_per_s, wire_bytes_per_s } = throughput;
+    format!("{}/s ({}/s)", output::bytes(content_bytes_per_s), output::bytes(wire_bytes_per_s))
+}
+
+/// One that is overdue says so first: how the last one went is old news then.
+fn last_test(test: &TestReport) -> String {
+    let ago = humantime::format_duration(coarse(test.age_s));
+    let result = if test.passed { "ok" } else { "FAILED" };
+    let overdue = if test.overdue { "OVERDUE, " } else { "" };
+    format!("{overdue}{result} {ago} ago ({})", test.point)
+}
+
+/// What a glance can take in.
+fn coarse(seconds: u64) -> Duration {
+    let unit = [86_400, 3_600, 60].into_iter().find(|unit| seconds >= 2 * unit).unwrap_or(1);
+    Duration::from_secs(seconds / unit * unit)
+}
+
+fn hydrating(instant: &HydratingReport) -> String {
+    let HydratingReport { point, directory, hydration } = instant;
+    let place = directory.display();
+    let number = |field: &str| Some(hydration.as_ref()?[field].as_u64().unwrap_or_default());
+    match number("absent_bytes").zip(number("total_bytes")) {
+        Some((absent, total)) => format!(
+            "promoted at once to {place}: {} of {} of {point} are still fetched",
+            output::bytes(absent),
+            output::bytes(total)
+        ),
+        None => {
+            format!(
+                "promoted at once to {place}: {point} is still fetched; there: tidelock hydration {place}"
+            )
+        }
+    }
 }
 
 fn state(volume: &VolumeReport) -> String {
@@ -159,5 +206,44 @@ fn state(volume: &VolumeReport) -> String {
         (false, Some(true)) => volume.state.clone().unwrap_or_else(|| "connected".to_owned()),
         (false, Some(false)) => "disconnected".to_owned(),
         (false, None) => "stored".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_still_fetched_is_told_with_the_place_to_ask() {
+        let mut instant = HydratingReport {
+            point: "2.7".to_owned(),
+            directory: "/srv/db".into(),
+            hydration: Some(serde_json::json!({"absent_bytes": 3 << 20, "total_bytes": 12 << 20})),
+        };
+        assert_eq!(
+            hydrating(&instant),
+            "promoted at once to /srv/db: 3.00 MiB of 12.00 MiB of 2.7 are still fetched"
+        );
+        instant.hydration = None;
+        assert!(hydrating(&instant).ends_with("tidelock hydration /srv/db"));
+    }
+
+    #[test]
+    fn a_test_is_told_in_a_few_words() {
+        let mut test = TestReport {
+            point: "1.42".to_owned(),
+            passed: true,
+            time: String::new(),
+            age_s: 59,
+            rto_ms: Some(7),
+            reason: None,
+            every_s: Some(21_600),
+            overdue: false,
+        };
+        assert_eq!(last_test(&test), "ok 59s ago (1.42)");
+        test.age_s = 3 * 3_600 + 59;
+        assert_eq!(last_test(&test), "ok 3h ago (1.42)");
+        (test.age_s, test.passed, test.overdue) = (9 * 86_400 + 3_700, false, true);
+        assert_eq!(last_test(&test), "OVERDUE, FAILED 9days ago (1.42)");
     }
 }

@@ -59,6 +59,8 @@ impl Direct {
     pub(super) fn volumes(&self) -> Vec<Volume> {
         let known = |name: VolumeName| {
             let info = self.store.volume(&name)?;
+            // What a damaged index does not tell is no reason to tell nothing.
+            let named = self.store.named(&name).unwrap_or_default();
             Some(Volume {
                 name,
                 epoch: info.epoch,
@@ -66,6 +68,7 @@ impl Direct {
                 last: Some(info.last),
                 points: info.points,
                 oldest_ns: info.oldest_ns,
+                named,
                 live: None,
             })
         };

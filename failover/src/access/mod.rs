@@ -15,7 +15,7 @@ use tidelock_receiver::{
     image::Given,
     reconcile::Chunks,
     retention::Policy,
-    store::StoreError,
+    store::{Named, StoreError},
     vault::TenantKeys,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Volume {
     pub(crate) last: Option<Point>,
     pub(crate) points: u64,
     pub(crate) oldest_ns: u64,
+    /// What the names of its points say.
+    pub(crate) named: Named,
     /// What only a running receiver knows.
     pub(crate) live: Option<Live>,
 }
@@ -53,6 +55,8 @@ pub(crate) struct Live {
     pub(crate) archive: String,
     pub(crate) store_conditions: Vec<String>,
     pub(crate) image: Option<Image>,
+    /// Content that comes, and all that comes, in bytes a second; older receivers do not tell.
+    pub(crate) throughput: Option<(u64, u64)>,
     pub(crate) inodes: u64,
     pub(crate) data_bytes: u64,
 }

@@ -15,9 +15,9 @@ use tidelock_proto::{
         PROTOCOL_VERSION, WireError, chunk_from_wire, decode_ops,
         messages::{
             ChunksRequest, CloneRequest, DeleteRequest, FindRequest, ImageRequest, Open, OpenKind,
-            OperatorReply, OperatorRequest, PlanRequest, PointsRequest, PromoteRequest, ReleaseRequest,
-            ReplyKind, RequestKind, StatusRequest, StorePlan, TagRequest, TreeRequest, UsageRequest,
-            VerifyRequest, VolumePlan, VolumeStatus,
+            OperatorReply, OperatorRequest, PlanRequest, PointName, PointsRequest, PromoteRequest,
+            ReleaseRequest, ReplyKind, RequestKind, StatusRequest, StorePlan, TagRequest, TreeRequest,
+            UsageRequest, VerifyRequest, VolumePlan, VolumeStatus,
         },
         point_from_wire, point_id_from_wire, point_id_to_wire,
     },
@@ -27,6 +27,7 @@ use tidelock_receiver::{
     image::Given,
     reconcile::{Chunks, ChunksError},
     retention::Policy,
+    store::Named,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -410,6 +411,11 @@ async fn next(reader: &mut FrameReader) -> Result<Option<ReplyKind>> {
 }
 
 fn volume(status: VolumeStatus) -> Result<Volume> {
+    let verdict = status.tested.map(point_name).transpose()?;
+    let instants = status.instants.into_iter().map(point_name).collect::<Result<_>>()?;
+    // A result that this version cannot read is none.
+    let verdict = verdict.and_then(|(point, name)| Some((point, name.parse().ok()?)));
+    let named = Named { verdict, instants };
     Ok(Volume {
         name: status.volume.parse().map_err(|_| WireError::Bad("volume"))?,
         epoch: Epoch(status.epoch),
@@ -417,6 +423,7 @@ fn volume(status: VolumeStatus) -> Result<Volume> {
         last: status.last.map(point_from_wire).transpose()?,
         points: status.points,
         oldest_ns: status.oldest_ns,
+        named,
         live: Some(Live {
             connected: status.connected,
             lag_ns: status.lag_ns,
@@ -427,8 +434,13 @@ fn volume(status: VolumeStatus) -> Result<Volume> {
                 let point = status.image_point.and_then(|point| point_id_from_wire(Some(point)).ok());
                 Image { state, point, failure: status.image_failure }
             }),
+            throughput: status.content_bytes_per_s.zip(status.wire_bytes_per_s),
             inodes: status.inodes,
             data_bytes: status.data_bytes,
         }),
     })
+}
+
+fn point_name(named: PointName) -> Result<(PointId, String)> {
+    Ok((point_id_from_wire(named.point)?, named.name))
 }

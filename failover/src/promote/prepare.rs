@@ -320,6 +320,7 @@ mod tests {
             archive: String::new(),
             store_conditions: Vec::new(),
             image: None,
+            throughput: None,
         };
         let volume = Volume {
             name: "t/v".parse().unwrap(),
@@ -328,6 +329,7 @@ mod tests {
             last: Some(point.clone()),
             points: 3,
             oldest_ns: 0,
+            named: Default::default(),
             live: Some(live),
         };
         Choice { volume, point, current: true }

@@ -56,6 +56,7 @@ pub struct FrameWriter<W = quinn::SendStream> {
 pub struct FrameReader<R = quinn::RecvStream> {
     stream: R,
     buffer: BytesMut,
+    taken_bytes: u64,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
@@ -117,7 +118,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads from `stream`, which should be at the beginning of a frame.
     pub fn new(stream: R) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: BytesMut::new(), taken_bytes: 0 }
     }
 
     /// The next frame, or `None` at the end of the stream.
@@ -140,6 +141,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Bytes of all frames so far, their lengths included.
+    pub fn taken_bytes(&self) -> u64 {
+        self.taken_bytes
+    }
+
     /// Takes a whole frame from the buffer, or makes room for the rest of it.
     fn take(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX_BYTES>() else {
@@ -155,6 +161,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Ok(None);
         }
         self.buffer.advance(PREFIX_BYTES);
+        self.taken_bytes += (PREFIX_BYTES + len) as u64;
         Ok(Some(self.buffer.split_to(len).freeze()))
     }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use tidelock_proto::{
-    VolumeName,
+    PointId, VolumeName,
     identity::Peer,
     tree::Totals,
     wire::{
         self,
-        messages::{Heartbeat, ReplyKind, VolumeStatus},
+        messages::{Heartbeat, PointName, ReplyKind, VolumeStatus},
     },
 };
 
@@ -17,8 +17,8 @@ use crate::{
     image::ImageState,
     metrics::VolumeGauges,
     server::{Context, blocking},
-    store::{StoreError, VolumeInfo},
-    volume::lag_ns,
+    store::{Named, StoreError, VolumeInfo},
+    volume::{Throughput, lag_ns},
 };
 
 /// A volume at one instant.
@@ -30,6 +30,7 @@ pub(crate) struct Observed {
     heard_ns: u64,
     lag_ns: u64,
     image: Option<ImageState>,
+    throughput: Throughput,
     /// Of the newest point, if it is known without building its tree.
     totals: Option<Totals>,
 }
@@ -55,6 +56,7 @@ fn observe_one(context: &Context, name: VolumeName, now_ns: u64) -> Observed {
         heard_ns: live.heard_ns,
         lag_ns: lag_ns(now_ns, live.covered_ns.max(cut_ns)),
         image: context.images.as_ref().map(|images| images.state(&name)),
+        throughput: live.rate.over(crate::server::now().instant),
         totals: live
             .totals
             .filter(|(point, _)| live.connected || Some(*point) == last)
@@ -79,7 +81,7 @@ impl Observed {
         }
     }
 
-    fn status(self, store: &[String], archive: Option<&str>) -> VolumeStatus {
+    fn status(self, named: Named, store: &[String], archive: Option<&str>) -> VolumeStatus {
         let gauges = self.gauges();
         let totals = self.totals.unwrap_or_default();
         let (image_point, image_failure) = match &self.image {
@@ -105,8 +107,16 @@ impl Observed {
             image: self.image.map(|image| image.word().to_owned()),
             image_point,
             image_failure,
+            content_bytes_per_s: Some(self.throughput.content_bytes),
+            wire_bytes_per_s: Some(self.throughput.wire_bytes),
+            tested: named.verdict.map(|(point, verdict)| point_name(point, verdict.to_string())),
+            instants: named.instants.into_iter().map(|(point, dir)| point_name(point, dir)).collect(),
         }
     }
+}
+
+fn point_name(point: PointId, name: String) -> PointName {
+    PointName { point: Some(wire::point_id_to_wire(point)), name }
 }
 
 const FULL: &str = "store-full";
@@ -137,9 +147,23 @@ pub(super) async fn answer(
             observed.totals = count(context, &observed).await;
         }
         let archive = context.archive.as_ref().and_then(|archive| archive.observe().condition);
-        replies.send(ReplyKind::Volume(observed.status(&store, archive))).await?;
+        let named = names(context, &observed).await;
+        replies.send(ReplyKind::Volume(observed.status(named, &store, archive))).await?;
     }
     Ok(())
+}
+
+/// What its points are named. Status does not fail for it; nobody waits for the disk on a thread that others need.
+async fn names(context: &Context, observed: &Observed) -> Named {
+    if observed.info.is_none() {
+        return Named::default();
+    }
+    let (store, name) = (context.store.clone(), observed.name.clone());
+    let named = blocking(move || store.named(&name)).await;
+    named.unwrap_or_else(|error| {
+        tracing::warn!(%error, volume = %observed.name, "the names of its points cannot be read");
+        Named::default()
+    })
 }
 
 /// Sums over the newest point's tree, which is built once and then known until the volume changes. A tree that

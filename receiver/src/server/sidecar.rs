@@ -144,8 +144,11 @@ struct Driver<'a> {
     generation: u64,
     /// The chunks that the sidecar counts on.
     lease: Lease,
-    /// Payload received since the metrics were told.
+    /// Payload received since the metrics were told, and its content.
     payload_bytes: u64,
+    content_bytes: u64,
+    /// Of what the reader has taken, what status was told.
+    told_bytes: u64,
     reported: Counts,
     closing: tokio::sync::watch::Receiver<bool>,
 }
@@ -188,6 +191,8 @@ impl<'a> Driver<'a> {
             generation: begun.generation,
             lease: context.store.lease(volume.tenant()),
             payload_bytes: 0,
+            content_bytes: 0,
+            told_bytes: 0,
             reported: Counts::default(),
             closing: context.closing.clone(),
         }
@@ -314,6 +319,7 @@ impl<'a> Driver<'a> {
                 Ok(Decoded::Ready(frame)) => self.checks.push(Input::Frame(frame)),
                 Ok(Decoded::Unchecked(chunk)) => {
                     self.payload_bytes += chunk.payload_len() as u64;
+                    self.content_bytes += chunk.content_len() as u64;
                     self.checks.push_chunk(&self.context.checks, chunk, &self.key)
                 }
                 Err(error) => self.checks.push(Input::Error(error.into())),
@@ -490,6 +496,7 @@ impl<'a> Driver<'a> {
     /// Tells status and metrics what is new.
     fn report(&mut self) {
         let counts = self.session.counts();
+        self.report_rate();
         if counts == self.reported && self.session.covered_ns() == self.seat.volume.live().covered_ns {
             return;
         }
@@ -514,6 +521,15 @@ impl<'a> Driver<'a> {
             live.totals = Some((point, self.session.tree().totals()));
         }
         self.reported = counts;
+    }
+
+    fn report_rate(&mut self) {
+        let wire_bytes = self.reader.taken_bytes() - self.told_bytes;
+        if wire_bytes > 0 {
+            self.told_bytes += wire_bytes;
+            let content_bytes = std::mem::take(&mut self.content_bytes);
+            self.seat.volume.live().rate.add(now().instant, content_bytes, wire_bytes);
+        }
     }
 
     fn set_connected(&self, connected: bool) {

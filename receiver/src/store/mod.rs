@@ -23,6 +23,7 @@ mod forecast;
 mod inbox;
 mod inspect;
 mod lock;
+mod named;
 mod open;
 mod owed;
 mod pins;
@@ -52,12 +53,13 @@ use parking_lot::RwLock;
 use tidelock_proto::{ChunkId, Epoch, PointId, Seq, Tree, VolumeName, point::Point};
 use tokio::sync::Semaphore;
 
-pub use crate::catalogue::{HOLD, VolumeInfo, is_hold};
+pub use crate::catalogue::{HOLD, INSTANT_HOLD, VolumeInfo, is_hold};
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
 pub use compact::{CompactOptions, Compacted};
 pub use delete::Deleted;
 pub use error::{Cause, StoreError};
 pub use forecast::{Ask, CapForecast, Forecast, Sizes, VolumeForecast};
+pub use named::Named;
 pub(crate) use open::Prepared;
 pub use owed::Lease;
 pub use pins::Pin;
@@ -150,6 +152,8 @@ struct Shared {
     segments: RwLock<()>,
     /// A reader that missed what went looks again where it is now.
     moves: retire::Moves,
+    /// What the names of points say.
+    named: named::Kept,
     /// What the log may take.
     space: space::Space,
     /// Upkeep is to end.
@@ -302,6 +306,11 @@ impl Store {
         base: PointId,
     ) -> Receipt {
         self.append(Batch::of(Record::Epoch { volume: volume.clone(), expected, epoch, base })).await
+    }
+
+    /// What the names of a volume's points say of it.
+    pub fn named(&self, volume: &VolumeName) -> Result<Named, StoreError> {
+        self.shared().named(volume)
     }
 
     /// Adds a tag to a point; a tag it has already changes nothing.

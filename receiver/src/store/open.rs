@@ -308,6 +308,7 @@ fn start(
         moves: Default::default(),
         thinning: parking_lot::Mutex::new(()),
         pins: Default::default(),
+        named: Default::default(),
         space: super::space::Space { cap_bytes: options.cap_bytes, reserve_bytes: options.reserve_bytes },
         stopping: Default::default(),
     });

@@ -162,8 +162,13 @@ impl Writer {
         self.log.sync()?;
         let group = std::mem::take(&mut self.group);
         let moving = (!group.gone.is_empty()).then(|| self.shared.moves.begin());
+        let named = group.puts.iter().any(|put| put.table == Table::Catalogue && key::is_named(&put.key));
         self.shared.index.put(group.puts, self.log.mark())?;
         drop(moving);
+        if named {
+            // Others of the group are read once more than need be.
+            self.shared.named.forget(group.touched.iter());
+        }
         {
             let mut volumes = self.shared.volumes.write();
             for volume in &group.touched {

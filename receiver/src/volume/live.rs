@@ -2,6 +2,8 @@
 
 use tidelock_proto::{PointId, tree::Totals, wire::messages::Heartbeat};
 
+use super::Rate;
+
 /// For status and metrics; nothing is decided by it.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -18,4 +20,6 @@ pub struct Live {
     pub covered_ns: u64,
     /// Sums over the tree of a point.
     pub totals: Option<(PointId, Totals)>,
+    /// What its sidecar sends.
+    pub rate: Rate,
 }

@@ -9,6 +9,7 @@
 
 mod lag;
 mod live;
+mod rate;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 pub use lag::lag_ns;
 pub use live::Live;
+pub use rate::{Rate, Throughput};
 
 /// All volumes that somebody has asked for since the start.
 #[derive(Debug, Default)]

@@ -37,6 +37,7 @@ mod reflink;
 mod repair;
 mod roundtrip;
 mod space;
+mod status;
 mod stopping;
 mod webhook;
 mod window;

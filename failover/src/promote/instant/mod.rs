@@ -28,7 +28,7 @@ use serde::Serialize;
 use tidelock_proto::{Epoch, PointId, Tree, VolumeName, tree::Name};
 use tidelock_receiver::{
     reconcile::{self, INSTANT, Report},
-    store::{HOLD, is_hold},
+    store::{INSTANT_HOLD, is_hold},
 };
 
 use self::place::{Found, Place, look};
@@ -375,7 +375,7 @@ fn completed(volume: &VolumeName, directory: &Path, header: Option<Header>, begu
 }
 
 fn reason(directory: &Path) -> String {
-    format!("{HOLD}instant promotion in {}", directory.display())
+    format!("{INSTANT_HOLD}{}", directory.display())
 }
 
 /// Holds the point as long as something of it is to be fetched.
@@ -397,7 +397,7 @@ fn hold(
 fn release(access: &Access, volume: &VolumeName, header: &Header) {
     let Ok(point) = header.point.parse::<PointId>() else { return };
     let Ok(choice) = choose(access, volume, &At::Point(point), true, SystemTime::now()) else { return };
-    let ours = |tag: &&String| tag.starts_with(&format!("{HOLD}instant promotion in "));
+    let ours = |tag: &&String| tag.starts_with(INSTANT_HOLD);
     let mut holds = choice.point.tags.iter().filter(|tag| is_hold(tag)).peekable();
     if holds.peek().is_some() && holds.all(|tag| ours(&tag)) && access.release(volume, point).is_err() {
         tracing::warn!(%point, "the point is still held: tidelock release lets it go");

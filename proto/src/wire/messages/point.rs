@@ -53,3 +53,12 @@ pub struct Point {
     #[prost(string, repeated, tag = "5")]
     pub tags: Vec<String>,
 }
+
+/// A point, and what is said of it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PointName {
+    #[prost(message, optional, tag = "1")]
+    pub point: Option<PointId>,
+    #[prost(string, tag = "2")]
+    pub name: String,
+}

@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::{
-    point::{Point, PointId},
+    point::{Point, PointId, PointName},
     to_receiver::Heartbeat,
 };
 
@@ -57,4 +57,15 @@ pub struct VolumeStatus {
     /// Why it failed.
     #[prost(string, optional, tag = "32")]
     pub image_failure: Option<String>,
+    /// Content that the sidecar sends, uncompressed, and all that it sends, in bytes a second over the last seconds.
+    #[prost(uint64, optional, tag = "50")]
+    pub content_bytes_per_s: Option<u64>,
+    #[prost(uint64, optional, tag = "51")]
+    pub wire_bytes_per_s: Option<u64>,
+    /// The point that was tested last, and the name that says how it went.
+    #[prost(message, optional, tag = "52")]
+    pub tested: Option<PointName>,
+    /// Points that instant promotions still fetch from, with the directory of each.
+    #[prost(message, repeated, tag = "53")]
+    pub instants: Vec<PointName>,
 }
