@@ -38,6 +38,12 @@ pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 pub const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes the log collects before it hands them to the file system.
 pub const WRITE_BUFFER_BYTES: usize = 1024 * 1024;
+/// Zeros are written so many bytes ahead of the end of the log, in steps of at least half as many,
+pub const AHEAD_BYTES: u64 = 1024 * 1024;
+/// in whole blocks of this many bytes,
+pub const AHEAD_PAGE_BYTES: u64 = 4096;
+/// and only behind groups of at most this many bytes.
+pub const AHEAD_GROUP_MAX_BYTES: u64 = 256 * 1024;
 /// Segment files held open for reading.
 pub const OPEN_SEGMENTS: usize = 128;
 /// What is not readable is looked for in pieces of this many bytes.

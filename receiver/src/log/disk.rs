@@ -7,6 +7,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
+    ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -55,11 +56,19 @@ pub trait SegmentFile: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Reserves space and sets the length, so that writes change neither; new bytes read as zero.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Writes zeros over reserved space that was never written, and makes them durable, so that a write there changes no metadata
+    /// later. Whether this file gains by it; nobody loses who does nothing.
+    fn write_zeros(&self, _range: Range<u64>) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Cuts the file.
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes everything written durable, and the length too (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
 }
+
+/// File systems that write a byte where it was written before: ext4 and xfs.
+const OVERWRITING: [rustix::fs::FsWord; 2] = [0xef53, 0x5846_5342];
 
 /// A directory of the file system, with segments named `0000000001.seg`.
 #[derive(Debug)]
@@ -133,6 +142,22 @@ impl SegmentFile for File {
             Err(rustix::io::Errno::OPNOTSUPP) => self.set_len(len),
             other => Ok(other?),
         }
+    }
+
+    fn write_zeros(&self, range: Range<u64>) -> io::Result<bool> {
+        // Others write in another place each time, so what was written before is of no use to them.
+        if !OVERWRITING.contains(&rustix::fs::fstatfs(self)?.f_type) {
+            return Ok(false);
+        }
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        let mut at = range.start;
+        while at < range.end {
+            let part = &ZEROS[..(range.end - at).min(ZEROS.len() as u64) as usize];
+            self.write_all_at(part, at)?;
+            at += part.len() as u64;
+        }
+        self.sync_data()?;
+        Ok(true)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

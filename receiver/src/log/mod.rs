@@ -6,6 +6,7 @@
 //! The price of one log for all volumes: a busy volume's records lie between an idle one's. In return there is one
 //! `fdatasync` for everybody, and a seal covers all.
 
+mod ahead;
 pub mod disk;
 pub mod entry;
 pub mod frame;

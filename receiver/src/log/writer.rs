@@ -14,6 +14,7 @@ use std::{io, sync::Arc};
 
 use super::{
     LogError, Mark, Place,
+    ahead::Ahead,
     disk::{Disk, SegmentFile},
     entry::Kind,
     frame::{Frame, LOG_VERSION, RECORDS_START, SegmentHeader, stride},
@@ -53,6 +54,9 @@ pub struct LogWriter {
     sealed_at: u64,
     /// What of the reserve may be used.
     spend: Spend,
+    pub(super) ahead: Ahead,
+    /// Bytes handed to the file system since the last sync.
+    grown: u64,
 }
 
 /// How much of the reserve a new segment may use: of the disk's, and as much beyond the cap.
@@ -104,6 +108,8 @@ impl LogWriter {
     /// a torn group, must never be found behind a new one.
     pub fn resume(disk: Arc<dyn Disk>, options: LogOptions, end: super::scan::End) -> Result<Self, LogError> {
         let mut writer = Self {
+            ahead: Ahead::new(disk.clone()),
+            grown: 0,
             disk,
             options,
             open: None,
@@ -180,8 +186,10 @@ impl LogWriter {
             return Ok(());
         }
         self.write_out()?;
+        let grown = std::mem::take(&mut self.grown);
         if let Some(open) = &self.open {
             open.file.sync().map_err(LogError::io("sync", self.segment))?;
+            self.ahead.follow(self.segment, open.at, open.capacity, grown);
         }
         self.durable = self.number;
         Ok(())
@@ -199,6 +207,8 @@ impl LogWriter {
             return Ok(());
         }
         let start = open.at - open.buffer.len() as u64;
+        self.ahead.claim(open.at);
+        self.grown += open.buffer.len() as u64;
         open.file.write_at(&open.buffer, start).map_err(LogError::io("write to", self.segment))?;
         open.buffer.clear();
         Ok(())
@@ -284,6 +294,7 @@ impl LogWriter {
         }
         self.write_out()?;
         let open = self.open.take().expect("checked above");
+        self.ahead.rest();
         open.file
             .truncate(open.at)
             .and_then(|()| open.file.sync())
