@@ -12,6 +12,7 @@ use tidelock_proto::{
     wire::WireError,
 };
 use tidelock_receiver::{
+    archive::ArchiveError,
     history::PatternError,
     image::ImageError,
     reconcile::{ChunksError, ReconcileError},
@@ -70,6 +71,9 @@ pub enum FailoverError {
     /// The store said no.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The archive of a store that no receiver uses.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// What an instant promotion keeps beneath its directory cannot be read or written.
     #[error("cannot keep what is written to the promoted volume")]
     Instant(#[source] io::Error),
@@ -399,6 +403,7 @@ impl FailoverError {
             Self::Identity(_)
                 | Self::NotAStore(_)
                 | Self::At(_)
+                | Self::Archive(ArchiveError::Url { .. })
                 | Self::Path(_)
                 | Self::Pattern(_)
                 | Self::Backwards { .. }

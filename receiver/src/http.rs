@@ -57,6 +57,7 @@ async fn metrics(State(context): State<Arc<Context>>) -> Response {
         context.metrics.set_archive(&archive.observe());
     }
     context.metrics.set_full(context.store.full().is_some());
+    context.metrics.set_absent(context.store.parts().map_or(0, |parts| parts.absent_bytes()));
     if let Some(cap) = context.cap {
         let log_bytes = context.store.log_len();
         context.metrics.set_cap(cap.bytes, log_bytes, cap.is_near(log_bytes));

@@ -46,6 +46,7 @@ pub struct Metrics {
     log: Gauge,
     live: Gauge,
     dead: Gauge,
+    absent: Gauge,
     compacted: Gauge,
     retired: Counter,
     freed: Counter,
@@ -123,6 +124,7 @@ impl Default for Metrics {
             log: Gauge::default(),
             live: Gauge::default(),
             dead: Gauge::default(),
+            absent: Gauge::default(),
             compacted: Gauge::default(),
             retired: Counter::default(),
             freed: Counter::default(),
@@ -199,6 +201,12 @@ impl Metrics {
             "Of the log, what was not needed then or has come since",
             Unit::Bytes,
             self.dead.clone(),
+        );
+        to.register_with_unit(
+            "log_absent",
+            "Of the log, what is not known to be here: it is fetched from the archive",
+            Unit::Bytes,
+            self.absent.clone(),
         );
         to.register_with_unit(
             "compacted_timestamp",
@@ -294,6 +302,11 @@ impl Metrics {
         self.log.set(signed(log_bytes));
         self.live.set(signed(live_bytes.unwrap_or(log_bytes)));
         self.dead.set(signed(log_bytes.saturating_sub(live_bytes.unwrap_or(log_bytes))));
+    }
+
+    /// Bytes of the log that are not known to be on this disk.
+    pub fn set_absent(&self, absent_bytes: u64) {
+        self.absent.set(signed(absent_bytes));
     }
 
     /// Segments were removed, at this time in nanoseconds since 1970.

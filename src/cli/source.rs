@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tidelock_failover::{Access, Reach};
+use tidelock_receiver::archive::ArchiveUrl;
 
 use super::{exit::Failure, keys::KeyArgs};
 
@@ -18,6 +19,9 @@ pub(crate) struct Source {
     /// Open this store directly, instead of asking a receiver; none may be using it
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// With --store: where the receiver has archived it, if that was still fetching it
+    #[arg(long, value_name = "URL", requires = "store")]
+    archive: Option<ArchiveUrl>,
     #[command(flatten)]
     keys: KeyArgs,
 }
@@ -30,7 +34,7 @@ impl Source {
     /// With the hot images of a receiver that is gone.
     pub(crate) fn open_with_images(&self, images: Option<&Path>) -> Result<Access, Failure> {
         let access = match (&self.store, &self.receiver, &self.identity) {
-            (Some(store), ..) => Access::direct_with(store, self.keys.load()?, images),
+            (Some(store), ..) => Access::direct_with(store, self.keys.load()?, images, self.archive.as_ref()),
             (None, Some(receiver), Some(identity)) => Access::remote(receiver, identity),
             (None, Some(_), None) => {
                 return Err(Failure::usage(

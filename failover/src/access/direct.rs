@@ -9,6 +9,7 @@ use tidelock_proto::{
     wire::messages::{StorePlan, VolumePlan},
 };
 use tidelock_receiver::{
+    archive::{self, ArchiveUrl},
     history::{self, Found, Patterns, Query, Usage},
     image::{Given, Resting},
     reconcile::{Chunks, ChunksError},
@@ -42,11 +43,16 @@ impl Direct {
         directory: &Path,
         keys: TenantKeys,
         images: Option<&Path>,
+        archive: Option<&ArchiveUrl>,
     ) -> Result<Self, FailoverError> {
         if !directory.join("log").is_dir() {
             return Err(FailoverError::NotAStore(directory.to_owned()));
         }
-        let store = Store::open(directory, StoreOptions { keys, ..StoreOptions::default() })?;
+        let options = StoreOptions { keys, ..StoreOptions::default() };
+        let store = match archive {
+            Some(url) => archive::open(url, directory, options)?,
+            None => Store::open(directory, options)?,
+        };
         let images = images.map(|dir| Resting::open(&store, dir)).transpose()?;
         Ok(Self { store, images })
     }

@@ -11,6 +11,7 @@ use tidelock_proto::{
     wire::messages::{Heartbeat, StorePlan, VolumePlan},
 };
 use tidelock_receiver::{
+    archive::ArchiveUrl,
     history::{Found, Usage},
     image::Given,
     reconcile::Chunks,
@@ -101,16 +102,18 @@ impl Access {
 
     /// Opens the store in `directory`, which no receiver must be using.
     pub fn direct(directory: &Path) -> Result<Self, FailoverError> {
-        Self::direct_with(directory, TenantKeys::default(), None)
+        Self::direct_with(directory, TenantKeys::default(), None, None)
     }
 
-    /// [`Access::direct`] of a store in which tenants are encrypted with these keys, and with the hot images that a receiver has kept beneath `images`.
+    /// [`Access::direct`] of a store in which tenants are encrypted with these keys, with the hot images that a receiver has kept beneath `images`, and
+    /// with the archive that has what was never fetched of the store.
     pub fn direct_with(
         directory: &Path,
         keys: TenantKeys,
         images: Option<&Path>,
+        archive: Option<&ArchiveUrl>,
     ) -> Result<Self, FailoverError> {
-        Direct::open(directory, keys, images).map(|direct| Self(Kind::Direct(direct)))
+        Direct::open(directory, keys, images, archive).map(|direct| Self(Kind::Direct(direct)))
     }
 
     /// What a receiver is asked from now on may wait behind what else it does: nobody stands still for it.

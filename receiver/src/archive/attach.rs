@@ -69,7 +69,7 @@ impl Writer {
         bucket.prove().await?;
         let head = bucket.head().await?;
         let way = way(self.holder, has_log(store), head.as_ref())?;
-        let head = match (way, head) {
+        let mut head = match (way, head) {
             (Way::TakeOver, Some(head)) => {
                 let head = lease::wait_for_end(bucket, head, ttl).await?;
                 tracing::warn!(from = head.who, entry = head.number, "archive taken over");
@@ -81,7 +81,7 @@ impl Writer {
         if matches!(way, Way::Fetch | Way::TakeOver) && head.manifest.mark.number > 0 {
             let begun = std::time::Instant::now();
             let Fetched { segments, bytes, later_bytes } =
-                hydrate(bucket, &head, store, Amount::Needed).await?;
+                hydrate(bucket, &mut head, store, Amount::Needed).await?;
             tracing::info!(segments, bytes, later_bytes, took = ?begun.elapsed(), "store fetched from the archive");
         }
         Ok(head)

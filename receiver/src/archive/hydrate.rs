@@ -1,6 +1,7 @@
 //! From an archive to a log on disk: every piece is fetched, checked against the hash in its name, and written where it was.
 //!
-//! Of a segment that has an outline only that is fetched, if the store can do without the rest for now ([`Amount::Needed`]): it opens at once, and the bytes come when they are read (`log/part.rs`). An outline that cannot be had costs no more than that.
+//! Of a segment that has an outline only that is fetched, if the store can do without the rest for now ([`Amount::Needed`]): it opens at once, and the bytes come when they are read (`log/part.rs`). An outline that cannot be had costs no more than that;
+//! it is struck from what the chain is taken to say, so that another is made.
 //! It is written beside the store's log, and becomes it with one rename when the last byte is synced; whoever is interrupted begins anew.
 
 use std::{
@@ -56,7 +57,7 @@ const NEW: &str = "fetch.new";
 /// Gives the store in this directory, which has no log, the one that `head` describes.
 pub(super) async fn hydrate(
     bucket: &Bucket,
-    head: &Head,
+    head: &mut Head,
     store: &Path,
     amount: Amount,
 ) -> Result<Fetched, ArchiveError> {
@@ -110,10 +111,10 @@ pub(super) async fn hydrate(
     Ok(fetched)
 }
 
-/// Makes the segments that are not needed now of their outlines; tells which.
+/// Makes the segments that are not needed now of their outlines; tells which. Outlines that are not to be had are struck from the manifest.
 async fn outline_all(
     bucket: &Bucket,
-    head: &Head,
+    head: &mut Head,
     log: &Path,
     fetched: &mut Fetched,
 ) -> Result<BTreeSet<u32>, ArchiveError> {
@@ -122,18 +123,23 @@ async fn outline_all(
         let pieces = manifest.segments.get(segment)?;
         (*segment != manifest.mark.segment).then(|| (*segment, *outline, pieces.clone()))
     });
-    let (mut running, mut done) = (JoinSet::new(), BTreeSet::new());
+    let (mut running, mut done, mut unusable) = (JoinSet::new(), BTreeSet::new(), Vec::new());
     loop {
         while running.len() < limits::ARCHIVE_PARALLEL
             && let Some((segment, outline, pieces)) = wanted.next()
         {
             let (bucket, log) = (bucket.clone(), log.to_owned());
-            running.spawn(async move { outline_one(&bucket, &log, segment, &outline, &pieces).await });
+            running.spawn(
+                async move { (segment, outline_one(&bucket, &log, segment, &outline, &pieces).await) },
+            );
         }
         match running.join_next().await {
-            None => return Ok(done),
-            Some(Ok(one)) => {
-                let Some((segment, outline_bytes, bytes)) = one? else { continue };
+            None => break,
+            Some(Ok((segment, one))) => {
+                let Some((outline_bytes, bytes)) = one? else {
+                    unusable.push(segment);
+                    continue;
+                };
                 done.insert(segment);
                 fetched.segments += 1;
                 fetched.bytes += outline_bytes;
@@ -142,16 +148,18 @@ async fn outline_all(
             Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
+    head.manifest.outlines.retain(|segment, _| !unusable.contains(segment));
+    Ok(done)
 }
 
-/// Makes a segment of its outline: its number, the length of the outline and its own. `None` if the outline is not to be had.
+/// Makes a segment of its outline: the length of the outline and its own. `None` if the outline is not to be had.
 async fn outline_one(
     bucket: &Bucket,
     log: &Path,
     segment: u32,
     outlined: &Outlined,
     pieces: &[Piece],
-) -> Result<Option<(u32, u64, u64)>, ArchiveError> {
+) -> Result<Option<(u64, u64)>, ArchiveError> {
     let name = outlined.name(segment);
     let bytes = fetch_object(bucket, &name).await?.filter(|bytes| outlined.is(bytes));
     let len = pieces.last().map_or(0, Piece::end);
@@ -163,7 +171,7 @@ async fn outline_one(
     let (source, dir) = (encode_pieces(segment, pieces), log.to_owned());
     let made = blocking(move || part::create(&dir, segment, &outline, &bytes, source)).await;
     made.map_err(ArchiveError::local(log))?;
-    Ok(Some((segment, outlined.len, len)))
+    Ok(Some((outlined.len, len)))
 }
 
 /// An empty directory for the log.

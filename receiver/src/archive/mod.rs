@@ -61,7 +61,10 @@ pub(crate) use state::Observed;
 pub(crate) use task::{Archive, Handle, Opening};
 pub use url::ArchiveUrl;
 
-use crate::{limits, store::Store};
+use crate::{
+    limits,
+    store::{Store, StoreOptions},
+};
 
 /// When a sidecar is told that its point is durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,6 +98,12 @@ impl Options {
     }
 }
 
+/// Opens a store that no receiver uses, some of whose segments may still be in the archive only: what is read is fetched. Nothing in the archive changes.
+pub fn open(url: &ArchiveUrl, dir: &Path, options: StoreOptions) -> Result<Store, ArchiveError> {
+    let reach = reach::Reach::open(url)?;
+    Ok(Store::prepare(dir)?.open_with(options, Some(reach))?)
+}
+
 /// Fetches an archive's newest state into an empty directory, which then opens as a store. Nothing in the archive changes, and whoever
 /// writes it goes on. Also tells who that is.
 pub async fn fetch(url: &ArchiveUrl, dir: &Path) -> Result<(Fetched, String), ArchiveError> {
@@ -106,7 +115,7 @@ pub async fn fetch(url: &ArchiveUrl, dir: &Path) -> Result<(Fetched, String), Ar
         return Err(ArchiveError::NotEmpty(dir.to_owned()));
     }
     loop {
-        match hydrate::hydrate(&bucket, &head, prepared.dir(), hydrate::Amount::All).await {
+        match hydrate::hydrate(&bucket, &mut head, prepared.dir(), hydrate::Amount::All).await {
             // Whoever writes the archive has removed it since.
             Err(ArchiveError::Missing(_)) if attempt < limits::ARCHIVE_MOVED_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{bucket::Bucket, entry::decode_pieces, error::ArchiveError};
+use super::{bucket::Bucket, entry::decode_pieces, error::ArchiveError, url::ArchiveUrl};
 use crate::{
     limits,
     log::part::{Fetch, FetchError},
@@ -24,6 +24,12 @@ pub(super) struct Reach {
 }
 
 impl Reach {
+    /// A client of its own: its connections live in the runtime of this module.
+    pub(super) fn open(url: &ArchiveUrl) -> Result<Arc<dyn Fetch>, ArchiveError> {
+        let reach = Self::new(Bucket::new(url.open()?));
+        Ok(Arc::new(reach.map_err(ArchiveError::local("archive-reads".as_ref()))?))
+    }
+
     pub(super) fn new(bucket: Bucket) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)

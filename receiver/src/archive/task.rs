@@ -90,10 +90,7 @@ impl Opening {
 
     /// Fetches what is not here of the store's segments when it is read.
     pub(crate) fn reach(&self) -> Result<Arc<dyn Fetch>, ArchiveError> {
-        // A client of its own: its connections live in another runtime.
-        let bucket = Bucket::new(self.options.url.open()?);
-        let reach = Reach::new(bucket).map_err(ArchiveError::local("archive-reads".as_ref()))?;
-        Ok(Arc::new(reach))
+        Reach::open(&self.options.url)
     }
 
     /// Starts to keep it, from the store that is open now.

@@ -143,6 +143,11 @@ impl Site {
 
     async fn uploader(&self, store: &Store) -> Result<Uploader, ArchiveError> {
         let head = self.attach().await?;
+        self.uploader_from(store, head).await
+    }
+
+    /// As a receiver does it, which attaches once.
+    async fn uploader_from(&self, store: &Store, head: Head) -> Result<Uploader, ArchiveError> {
         let state = Arc::new(State::new());
         Uploader::new(self.bucket.clone(), self.writer.clone(), Arc::new(store.clone()), state, head).await
     }
@@ -159,12 +164,12 @@ fn memory() -> Bucket {
 
 /// What the archive is, opened somewhere else: whole, and with this many points of the source at least, each as it was committed.
 async fn check_opens(bucket: &Bucket, source: &harness::Source, at_least: usize, context: &str) -> usize {
-    let Some(head) = bucket.head().await.unwrap() else {
+    let Some(mut head) = bucket.head().await.unwrap() else {
         assert_eq!(at_least, 0, "{context}: something was archived");
         return 0;
     };
     let dir = scratch();
-    hydrate(bucket, &head, dir.path(), Amount::All).await.unwrap();
+    hydrate(bucket, &mut head, dir.path(), Amount::All).await.unwrap();
     let store = Store::open(dir.path(), options()).unwrap();
     assert_eq!((store.opened().damaged, store.opened().torn), (0, false), "{context}: {:?}", store.opened());
     let findings = verify::verify(&store, &|_| true, &mut |event| {
@@ -357,8 +362,8 @@ async fn damage_in_the_archive_is_named_and_never_opened() {
             }
             let dir = tempfile::tempdir().unwrap();
             let opened = async {
-                let head = bucket.head().await?.ok_or(ArchiveError::Empty)?;
-                hydrate(&bucket, &head, dir.path(), Amount::All).await
+                let mut head = bucket.head().await?.ok_or(ArchiveError::Empty)?;
+                hydrate(&bucket, &mut head, dir.path(), Amount::All).await
             };
             let error = opened.await.expect_err(damage).to_string();
             let gone = damage == "remove" && folder == CHAIN;

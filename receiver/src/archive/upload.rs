@@ -181,7 +181,10 @@ impl Uploader {
             let Ok(Some(bytes)) = made else { continue };
             let outline = Outlined::of(&bytes);
             let name = outline.name(segment);
-            if self.stray.get(&name) != Some(&outline.len) {
+            // What is there under this name may be the damaged one in whose place this is made.
+            let there = self.stray.get(&name) == Some(&outline.len)
+                && self.bucket.get(&name).await?.is_some_and(|found| outline.is(&found));
+            if !there {
                 self.bucket.put(&name, bytes).await?;
                 self.state.on_uploaded(outline.len);
                 self.stray.insert(name, outline.len);

@@ -72,7 +72,9 @@ pub(crate) struct Absent {
 
 /// There is nobody to fetch anything.
 #[derive(Debug, Error)]
-#[error("no archive was given; start the receiver with its --archive, which completes the store")]
+#[error(
+    "no archive was given; start the receiver with its --archive, which completes the store, or give --archive beside --store"
+)]
 struct NoArchive;
 
 /// The archive has other bytes than it had when it was outlined.

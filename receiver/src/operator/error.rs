@@ -84,7 +84,7 @@ impl OperatorError {
                 StoreError::PointOpen(..) => 11,
                 // Ids of chunks come from trees, so one that is not there was lost.
                 StoreError::NoSuchChunk(_) => 6,
-                error if error.is_damage() => 6,
+                error if error.is_damage() || error.is_lost() => 6,
                 error if error.is_absent() => 12,
                 _ => 7,
             },

@@ -9,7 +9,10 @@ use tidelock_proto::{
 
 use crate::{
     index::KvError,
-    log::{Damage, LogError, part::absent},
+    log::{
+        Damage, LogError,
+        part::{Absent, absent},
+    },
     vault::KeyError,
 };
 
@@ -208,8 +211,19 @@ impl StoreError {
 
     /// Whether it says that bytes are not here and may be had later.
     pub fn is_absent(&self) -> bool {
-        let absent = |source: &io::Error| absent(source).is_some_and(|absent| !absent.lost);
-        matches!(self, Self::Log(LogError::Io { source, .. }) if absent(source))
+        self.absent().is_some_and(|absent| !absent.lost)
+    }
+
+    /// Whether it says that bytes are not here, and that the archive does not have them either.
+    pub fn is_lost(&self) -> bool {
+        self.absent().is_some_and(|absent| absent.lost)
+    }
+
+    fn absent(&self) -> Option<&Absent> {
+        match self {
+            Self::Log(LogError::Io { source, .. }) => absent(source),
+            _ => None,
+        }
     }
 
     pub(crate) fn dir(dir: &std::path::Path, what: &'static str) -> impl Fn(io::Error) -> Self {

@@ -89,8 +89,8 @@ impl Template {
 async fn opens(site: &Site, source: &Source, case: &Case<'_>) -> bool {
     let dir = scratch();
     let fetched = async {
-        let head = site.bucket.head().await?.ok_or(ArchiveError::Empty)?;
-        hydrate(&site.bucket, &head, dir.path(), Amount::All).await
+        let mut head = site.bucket.head().await?.ok_or(ArchiveError::Empty)?;
+        hydrate(&site.bucket, &mut head, dir.path(), Amount::All).await
     };
     match fetched.await {
         Ok(_) => {

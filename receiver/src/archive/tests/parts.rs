@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tidelock_proto::{Epoch, PointId};
 
-use super::{super::manifest::Outlined, *};
+use super::{
+    super::{manifest::Outlined, url::ArchiveUrl},
+    *,
+};
 use crate::{
     limits,
     store::tests::harness::{Source, key_of},
@@ -221,6 +224,40 @@ async fn a_bucket_that_is_away_is_named_and_nothing_is_lost() {
     assert!(error.to_string().contains("start the receiver with its --archive"), "{error}");
 }
 
+/// Without a receiver, from a directory that plays the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_fetched_store_is_read_beside_its_archive_and_changes_nothing_in_it() {
+    let remote = scratch();
+    let url: ArchiveUrl = format!("file://{}", remote.path().display()).parse().unwrap();
+    let bucket = Bucket::new(url.open().unwrap());
+    let (first, sources, _) = archived(&bucket, large(), 600).await;
+    let site = Site { dir: scratch(), writer: first.writer.clone(), bucket: bucket.clone() };
+    site.attach().await.unwrap();
+    let entries = bucket.list(CHAIN).await.unwrap();
+    let store = crate::archive::open(&url, site.path(), large()).unwrap();
+    assert!(store.parts().unwrap().is_filling());
+    sources.iter().for_each(|source| source.check_all(&store));
+    assert_eq!(bucket.list(CHAIN).await.unwrap(), entries);
+    // What the archive lost is damage, and never a reason to wait.
+    let segment = *bucket.head().await.unwrap().unwrap().manifest.outlines.keys().next().unwrap();
+    let names = bucket.list(DATA).await.unwrap().into_iter().map(|found| found.name);
+    let of_it = format!("{DATA}/{segment:010}-0");
+    let pieces: Vec<String> = names.filter(|name| name.starts_with(&of_it)).collect();
+    assert!(!pieces.is_empty());
+    bucket.remove(pieces).await.unwrap();
+    drop(store);
+    let elsewhere = Site { dir: scratch(), writer: first.writer.clone(), bucket: bucket.clone() };
+    elsewhere.attach().await.unwrap();
+    let store = crate::archive::open(&url, elsewhere.path(), large()).unwrap();
+    let ids = sources[0].points.keys();
+    let errors: Vec<_> = ids.filter_map(|id| open_point(&store, &sources[0], *id).err()).collect();
+    assert!(!errors.is_empty());
+    assert!(
+        errors.iter().all(|error| (error.is_lost() || error.is_damage()) && !error.is_absent()),
+        "{errors:?}"
+    );
+}
+
 /// Commits and uploads go on while parts are absent, and another receiver takes over from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_while_parts_are_absent_is_archived_and_taken_over() {
@@ -324,13 +361,20 @@ async fn damage_in_the_bucket_costs_what_it_touches_and_is_named() {
             }
             let context = format!("{harm} {object}");
             let site = Site { dir: scratch(), writer: first.writer.clone(), bucket: bucket.clone() };
-            site.attach().await.unwrap_or_else(|error| panic!("{context}: {error}"));
+            let attached = site.attach().await.unwrap_or_else(|error| panic!("{context}: {error}"));
             let store = site.open();
             if !is_piece {
                 // Its segment came as a whole.
                 sources.iter().for_each(|source| source.check_all(&store));
                 store.complete().unwrap();
                 clean(&store, &context);
+                // Another outline is made for whoever comes next.
+                let mut uploader = site.uploader_from(&store, attached).await.unwrap();
+                let mut going_on = sources[0].clone();
+                (0..60).for_each(|_| store.append_and_wait(going_on.commit()).unwrap());
+                up_to_date(&mut uploader).await.unwrap();
+                let outlined = bucket.get(&outline).await.unwrap().expect(&context);
+                assert!(head.manifest.outlines[&segment].is(&outlined), "{context}");
                 continue;
             }
             let (mut right, mut named) = (0, 0);
