@@ -12,6 +12,7 @@ pub(crate) const HELP: &str = "Exit codes:\n  \
     3   sidecar: fenced, the volume was promoted elsewhere\n  \
     4   sidecar: superseded, another sidecar replicates the volume\n  \
     5   verify, store rebuild: damage was found\n  \
+    6   check: a pod that asked for protection is not protected\n  \
     64  bad usage or configuration\n  \
     130 interrupted: run the same command again";
 
@@ -25,6 +26,8 @@ pub(crate) const FENCED: u8 = 3;
 pub(crate) const SUPERSEDED: u8 = 4;
 /// What was asked for was done, and the store is damaged.
 pub(crate) const DAMAGED: u8 = 5;
+/// Pods that asked for protection are not protected.
+pub(crate) const UNPROTECTED: u8 = 6;
 /// Ended by Ctrl-C or SIGTERM in the middle of what can be run again.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// The arguments or the configuration make no sense.

@@ -106,6 +106,7 @@ impl Injection {
             identity_from: self.identity_from()?,
             restore_secret: self.restore_secret.clone(),
             own_namespace,
+            excluded_namespaces: Vec::new(),
             resources,
         })
     }

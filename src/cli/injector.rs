@@ -3,12 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use tidelock_cluster::{
-    api::{InjectorApi, Place, connect},
+    api::{Client, ElectionApi, InjectorApi, Place, WatchApi, connect},
+    election::{alone, leave},
     identity::Policy,
-    limits::IDENTITY_VALIDITY,
+    limits::{IDENTITY_VALIDITY, LEASE_LOOK_EVERY},
     managed::{self, Managed, ManagedError},
+    watch::{Pace, Tally, Watcher},
 };
-use tidelock_injector::server::{self, ServeError, ServerConfig};
+use tidelock_injector::server::{self, Extras, ServeError, ServerConfig};
 
 use super::{
     exit::{Failure, USAGE},
@@ -28,6 +30,11 @@ pub(crate) struct Args {
     certificate: PathBuf,
     #[command(flatten)]
     own: OwnAuthority,
+    #[command(flatten)]
+    watch: Watch,
+    /// A namespace that the API server does not ask about; may be given several times
+    #[arg(long = "excluded-namespace", value_name = "NAME")]
+    excluded_namespaces: Vec<String>,
     /// TCP address for /healthz, /readyz and /metrics, which are plain HTTP
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9903")]
     http: SocketAddr,
@@ -71,6 +78,30 @@ struct OwnAuthority {
     trust_domain: String,
 }
 
+/// Looking after pods that are there.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Pods that are there")]
+struct Watch {
+    /// Watch all pods, and report those that asked for protection and are not protected: as metrics, and as Events on their
+    /// owners. Of several replicas one does, by this Lease in the own namespace. Needs the API
+    #[arg(long, value_name = "LEASE", requires_all = ["own_namespace", "replica"])]
+    watch_lease: Option<String>,
+    /// This replica's name, unlike any other's
+    #[arg(long, value_name = "NAME", env = "TIDELOCK_REPLICA")]
+    replica: Option<String>,
+}
+
+impl Watch {
+    /// What watches, and what it takes turns by; nothing if that was not asked for.
+    fn watcher(self, client: &Client, config: &ServerConfig) -> Option<(Watcher<WatchApi>, ElectionApi)> {
+        let injection = &config.injection;
+        let (lease, replica) = (self.watch_lease?, self.replica?);
+        let election = ElectionApi::new(client.clone(), injection.own_namespace.as_ref()?, &lease);
+        let (calls, tally) = (WatchApi::new(client.clone()), Tally::default());
+        Some((Watcher { calls, config: injection.clone(), tally, replica, pace: Pace::default() }, election))
+    }
+}
+
 impl OwnAuthority {
     /// Where the objects are, and what is to be looked after; nothing if that was not asked for.
     fn managed(self, namespace: Option<&str>) -> Result<Option<(Place, Managed)>, Failure> {
@@ -95,28 +126,61 @@ impl OwnAuthority {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     logging::init(&args.log)?;
     let managed = args.own.managed(args.own_namespace.as_deref())?;
-    let config = ServerConfig {
+    let needs_api = managed.is_some() || args.watch.watch_lease.is_some();
+    let mut config = ServerConfig {
         listen: args.listen,
         certificate: args.certificate,
         http: args.http,
         port_file: args.port_file,
         injection: args.injection.config(args.own_namespace)?,
     };
+    config.injection.excluded_namespaces = args.excluded_namespaces;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let shutdown = signals::shutdown()?;
-        let Some((place, managed)) = managed else {
+        if !needs_api {
             return server::run(config, shutdown).await.map_err(failure);
-        };
+        }
         let client = connect().await.map_err(|error| Failure::new(USAGE, error))?;
-        managed::run(InjectorApi::new(client, place), managed, config, shutdown).await.map_err(|error| {
-            match error {
-                ManagedError::Serve(error) => failure(error),
-                ManagedError::Keep(error) => error.into(),
-            }
-        })
+        let mut extras = Extras::default();
+        let watcher = args.watch.watcher(&client, &config);
+        if let Some((watcher, _)) = &watcher {
+            watcher.tally.register(&mut extras.registry);
+        }
+        beside(watcher, serve(client, managed, config, extras, shutdown)).await
     });
     runtime.shutdown_background();
+    ended
+}
+
+async fn serve(
+    client: Client,
+    managed: Option<(Place, Managed)>,
+    config: ServerConfig,
+    extras: Extras,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let Some((place, managed)) = managed else {
+        return server::run_with(config, extras, shutdown).await.map_err(failure);
+    };
+    let ended = managed::run(InjectorApi::new(client, place), managed, config, extras, shutdown).await;
+    ended.map_err(|error| match error {
+        ManagedError::Serve(error) => failure(error),
+        ManagedError::Keep(error) => error.into(),
+    })
+}
+
+/// Serves, and looks after pods whenever it is this replica's turn.
+async fn beside(
+    watcher: Option<(Watcher<WatchApi>, ElectionApi)>,
+    serving: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let Some((watcher, election)) = watcher else { return serving.await };
+    let ended = tokio::select! {
+        ended = serving => ended,
+        () = alone(&election, &watcher.replica, LEASE_LOOK_EVERY, || watcher.run()) => Ok(()),
+    };
+    leave(&election, &watcher.replica).await;
     ended
 }
 

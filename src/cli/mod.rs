@@ -3,6 +3,7 @@
 //! What a command does belongs to the libraries, which neither print nor exit. Exit codes are in [`exit`].
 
 mod cat;
+mod check;
 mod clone;
 mod delete;
 mod demo;
@@ -63,6 +64,7 @@ enum Command {
     Points(points::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Check(check::Args),
     Diff(diff::Args),
     Failover(failover::Args),
     Find(find::Args),
@@ -123,6 +125,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Points(args) => points::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Find(args) => find::run(&args),

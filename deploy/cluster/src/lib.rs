@@ -5,15 +5,21 @@
 //! with these files; that an API server does with them what its documentation says is not proved by that.
 //!
 //! - [`authority`]: the injector's own authority, kept in a Secret, and the certificates it needs itself.
+//! - [`check`]: which pods that asked for protection have it.
+//! - [`election`]: one of several replicas does what only one should do.
 //! - [`identity`]: how pods get certificates of that authority.
 //! - [`failover`]: a workload is brought up elsewhere, from what was recorded of it.
 //! - [`managed`]: the injector with both.
 //! - [`record`]: what belongs to protected workloads is written down.
+//! - [`watch`]: pods that asked for protection and do not have it are counted and told of.
 
 pub mod api;
 pub mod authority;
+pub mod check;
+pub mod election;
 pub mod failover;
 pub mod identity;
 pub mod limits;
 pub mod managed;
 pub mod record;
+pub mod watch;

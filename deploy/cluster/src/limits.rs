@@ -32,3 +32,25 @@ pub const RECORD_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
 pub const LIST_PAGE: u32 = 500;
 /// An authority that ends sooner is told of: replacing it takes a person.
 pub const AUTHORITY_ENDS_SOON: Duration = Duration::from_secs(180 * 24 * 3600);
+/// How long a replica that looks after pods may be silent before another one takes its place.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// How long it goes on with its work after it could last renew that: less, so that two never work at one time.
+pub const LEASE_WORK: Duration = Duration::from_secs(10);
+/// How often replicas look at the lease, and the holder renews it.
+pub const LEASE_LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How long giving the lease back may take at the end.
+pub const LEASE_LEAVE: Duration = Duration::from_secs(2);
+/// How often pods are counted and told of, if anything changed.
+pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// A pod is told of that has not been protected for so long: what ends by itself is nobody's work.
+pub const REPORT_AFTER: Duration = Duration::from_secs(10);
+/// What does not end is told of again so often. An API server keeps Events for an hour.
+pub const REPORT_AGAIN: Duration = Duration::from_secs(50 * 60);
+/// Events that are sent at once when there are many.
+pub const EVENTS_BURST: u32 = 20;
+/// After those one in this time.
+pub const EVENT_EVERY: Duration = Duration::from_secs(5);
+/// The longest text of an Event, in bytes; the API takes 1024.
+pub const EVENT_NOTE_MAX_BYTES: usize = 1000;
+/// The longest part of an object's name in that of its Event, in bytes; the API takes 253 for all of it.
+pub const EVENT_NAME_MAX_BYTES: usize = 200;

@@ -45,6 +45,7 @@ pub async fn run<C: AuthorityCalls + IdentityCalls + Clone>(
     calls: C,
     managed: Managed,
     mut config: ServerConfig,
+    mut extras: Extras,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ManagedError> {
     let Managed { hosts, policy, domain, validity } = managed;
@@ -53,9 +54,8 @@ pub async fn run<C: AuthorityCalls + IdentityCalls + Clone>(
     let trusted = keeper.trusted();
     let authorities = trusted().authority.certificate_pem().to_owned();
     config.injection.identity_from.get_or_insert(IdentityFrom { url, authorities });
-    let mut extras = Extras::default();
     let issuer = Issuer { calls, policy, trusted: Box::new(trusted), domain, validity };
-    extras.routes = routes(issuer, &mut extras.registry);
+    extras.routes = extras.routes.merge(routes(issuer, &mut extras.registry));
     let serving = pin!(run_with(config, extras, shutdown));
     tokio::select! {
         ended = serving => Ok(ended?),

@@ -14,7 +14,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::api::PartialObjectMeta;
 use thiserror::Error;
 use tidelock_injector::STATUS;
@@ -50,7 +50,7 @@ pub fn protected(pods: &[PartialObjectMeta<Pod>]) -> BTreeMap<String, BTreeSet<K
         let meta = &pod.metadata;
         let injected = meta.annotations.as_ref().is_some_and(|all| all.contains_key(STATUS));
         let namespace = meta.namespace.as_deref().filter(|name| check_part(name).is_ok());
-        if let (true, Some(namespace), Some(workload)) = (injected, namespace, workload(pod)) {
+        if let (true, Some(namespace), Some(workload)) = (injected, namespace, workload(meta)) {
             found.entry(namespace.to_owned()).or_default().insert(workload);
         }
     }
@@ -58,13 +58,13 @@ pub fn protected(pods: &[PartialObjectMeta<Pod>]) -> BTreeMap<String, BTreeSet<K
 }
 
 /// The workload that made a pod. A ReplicaSet's name is its Deployment's, and a hash that the pod says.
-fn workload(pod: &PartialObjectMeta<Pod>) -> Option<Key> {
-    let owners = pod.metadata.owner_references.iter().flatten();
+pub(crate) fn workload(pod: &ObjectMeta) -> Option<Key> {
+    let owners = pod.owner_references.iter().flatten();
     let owner = owners.into_iter().find(|owner| owner.controller == Some(true))?;
     let named = match owner.kind.as_str() {
         "StatefulSet" => format!("statefulset/{}", owner.name),
         "ReplicaSet" => {
-            let hash = pod.metadata.labels.as_ref()?.get("pod-template-hash")?;
+            let hash = pod.labels.as_ref()?.get("pod-template-hash")?;
             format!("deployment/{}", owner.name.strip_suffix(&format!("-{hash}"))?)
         }
         _ => return None,

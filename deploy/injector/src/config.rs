@@ -17,6 +17,8 @@ pub struct Config {
     pub restore_secret: String,
     /// Where the injector runs: pods there are left alone, or a broken injector could not be replaced.
     pub own_namespace: Option<String>,
+    /// Further namespaces that the API server does not ask about.
+    pub excluded_namespaces: Vec<String>,
     /// Of the sidecar, unless a pod says otherwise.
     pub resources: Resources,
 }
@@ -53,6 +55,7 @@ impl Default for Config {
             identity_from: None,
             restore_secret: "tidelock-operator".to_owned(),
             own_namespace: None,
+            excluded_namespaces: Vec::new(),
             resources: Resources {
                 cpu_request: Some("50m".to_owned()),
                 cpu_limit: None,

@@ -142,6 +142,8 @@ fn check_place(pod: &Pod, spec: &PodSpec, namespace: &str, config: &Config) -> R
         (Reason::KubeSystem, "pods of the cluster itself are left alone")
     } else if config.own_namespace.as_deref() == Some(namespace) {
         (Reason::OwnNamespace, "pods of the injector's own namespace are left alone")
+    } else if config.excluded_namespaces.iter().any(|excluded| excluded == namespace) {
+        (Reason::ExcludedNamespace, "the injector's operator has left this namespace out")
     } else if pod.metadata.annotations.as_ref().is_some_and(mirror) {
         (Reason::StaticPod, "nobody can change the mirror of a static pod")
     } else if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
@@ -154,14 +156,19 @@ fn check_place(pod: &Pod, spec: &PodSpec, namespace: &str, config: &Config) -> R
     Err(Note::skip(refused.0, refused.1))
 }
 
-fn check_names(spec: &PodSpec) -> Result<(), Note> {
-    let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+/// Whether a pod has a sidecar of ours.
+pub(crate) fn has_sidecar(spec: &PodSpec) -> bool {
     let is_ours = |container: &Container| {
         container.name == names::SIDECAR
             && container.restart_policy.as_deref() == Some("Always")
             && container.args.as_ref().and_then(|args| args.first()).is_some_and(|arg| arg == "sidecar")
     };
-    if spec.init_containers.iter().flatten().any(is_ours) {
+    spec.init_containers.iter().flatten().any(is_ours)
+}
+
+fn check_names(spec: &PodSpec) -> Result<(), Note> {
+    let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    if has_sidecar(spec) {
         return Err(Note::skip(Reason::AlreadyInjected, "the pod has a sidecar"));
     }
     let reserved = [names::SIDECAR, names::RESTORE];

@@ -35,6 +35,8 @@ reasons! {
     KubeSystem = "kube-system",
     /// The namespace that the injector runs in.
     OwnNamespace = "own-namespace",
+    /// A namespace that the injector's operator has left out.
+    ExcludedNamespace = "excluded-namespace",
     /// Not the creation of a pod.
     NotAPod = "not-a-pod",
     /// The pod cannot be understood.
@@ -73,6 +75,10 @@ reasons! {
     NotOffered = "not-offered",
     /// Exact ranges in a namespace without the label that permits them.
     ExactNotAllowed = "exact-not-allowed",
+    /// It would get a sidecar now, and has none.
+    Missed = "missed",
+    /// It has a sidecar that does not run.
+    SidecarNotRunning = "sidecar-not-running",
 }
 
 impl fmt::Display for Reason {

@@ -70,7 +70,7 @@ fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
 }
 
 #[test]
-fn what_is_rendered_is_valid_and_restricted_and_has_no_rights() {
+fn what_is_rendered_is_valid_and_restricted_and_may_what_it_calls_and_no_more() {
     if !met(&[HELM, VALIDATE]) {
         return;
     }
@@ -99,11 +99,8 @@ fn what_is_rendered_is_valid_and_restricted_and_has_no_rights() {
             );
             assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
         }
-        let arguments = text_of_arguments(&documents);
-        for (program, sign) in [("injector", "--authority-secret"), ("recorder", "\"recorder\",")] {
-            let expected = if arguments.contains(sign) { needed(program) } else { BTreeSet::new() };
-            assert_eq!(rights(&documents, program), expected, "{program} of {}", values.display());
-        }
+        assert_rights(&documents, &values);
+        assert_rights(&render(&values, &["--set", "injector.watch=false"]).0, &values);
         let (with, _) = render(&values, &OPERATOR);
         assert_eq!(of_kind(&with, "PrometheusRule").len(), 1);
         assert!(!of_kind(&with, "PodMonitor").is_empty());
@@ -212,14 +209,28 @@ fn words_of_subjects(binding: &Value) -> Vec<String> {
     subjects.iter().map(name).collect()
 }
 
+/// Each program may what the calls need that its arguments ask for.
+fn assert_rights(documents: &[Value], values: &Path) {
+    let arguments = text_of_arguments(documents);
+    for (program, calls) in [
+        ("injector", &[("--authority-secret", "injector"), ("--watch-lease", "watcher")][..]),
+        ("recorder", &[("\"recorder\",", "recorder")]),
+    ] {
+        let asked = calls.iter().filter(|(sign, _)| arguments.contains(sign));
+        let needed: BTreeSet<Right> = asked.flat_map(|(_, calls)| needed(calls)).collect();
+        assert_eq!(rights(documents, program), needed, "{program} of {}", values.display());
+    }
+}
+
 /// What the calls of a program need, as tests of the program have recorded them.
-fn needed(program: &str) -> BTreeSet<Right> {
-    let path = deploy(&format!("cluster/tests/calls/{program}.json"));
+fn needed(calls: &str) -> BTreeSet<Right> {
+    let path = deploy(&format!("cluster/tests/calls/{calls}.json"));
     let calls: Value = serde_json::from_slice(&fs::read(path).expect("recorded")).expect("JSON");
     let right = |call: &Value| {
         let call = &call["call"];
-        // Names that are the program's own are known beforehand; pods are not.
-        let own = call["name"].as_str().filter(|_| call["resource"] != "pods");
+        // Names that are the program's own are known beforehand; those of pods and what makes them are not.
+        let own =
+            call["name"].as_str().filter(|_| call["resource"] != "pods" && call["resource"] != "replicasets");
         let here = call["namespace"] == "protection";
         (word(&call["verb"]), word(&call["group"]), word(&call["resource"]), own.map(str::to_owned), here)
     };
@@ -246,6 +257,7 @@ fn values_that_make_no_sense_are_refused() {
         "receiver.resources.limits.memory=lots",
         "injector.failurePolicy=Maybe",
         "injector.replicas=0",
+        "injector.watch=sometimes",
         "injector.receiver=standby",
         "injector.certificate.source=certManager",
         "injector.certificate.authoritySecret=",
@@ -274,18 +286,23 @@ fn programs_take_the_arguments_they_are_given() {
     }
     for values in examples() {
         let (documents, _) = render(&values, &[]);
-        for workload in [of_kind(&documents, "Deployment"), of_kind(&documents, "StatefulSet")].concat() {
-            let arguments = &workload["spec"]["template"]["spec"]["containers"][0]["args"];
+        let workloads = [of_kind(&documents, "Deployment"), of_kind(&documents, "StatefulSet")].concat();
+        let templates = workloads.into_iter().map(|workload| &workload["spec"]["template"]);
+        for pod in templates.chain(of_kind(&documents, "Pod")) {
+            let arguments = &pod["spec"]["containers"][0]["args"];
             let arguments =
                 arguments.as_array().expect("arguments").iter().map(|one| one.as_str().expect("a text"));
             let mut command = Command::new(binary());
             command.args(arguments).env_remove("TIDELOCK_LOG").env("TIDELOCK_NAMESPACE", "protection");
+            command.env("TIDELOCK_REPLICA", "injector-1");
             let out = process::output(&mut command);
             let said = String::from_utf8_lossy(&out.stderr);
             // They are understood, and what they name is not here.
             assert!(
                 said.starts_with("tidelock: ")
-                    && (said.contains("/var/run/tidelock/") || said.contains("no way to a Kubernetes API")),
+                    && ["/var/run/tidelock/", "no way to a Kubernetes API", "authority is no certificate"]
+                        .iter()
+                        .any(|missing| said.contains(missing)),
                 "{}: {said}",
                 values.display()
             );

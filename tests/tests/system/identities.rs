@@ -22,7 +22,7 @@ use tidelock_cluster::{
     identity::Policy,
     managed::{self, Managed},
 };
-use tidelock_injector::server::ServerConfig;
+use tidelock_injector::server::{Extras, ServerConfig};
 use tidelock_proto::pki::{Authority, LEAF_VALIDITY, Request, Validity, renew};
 use tidelock_tests::{
     process::{self, Process},
@@ -146,7 +146,13 @@ impl Injector {
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let shutdown = async { drop(stopped.await) };
-            let ended = runtime.expect("a runtime").block_on(managed::run(calls, managed, config, shutdown));
+            let ended = runtime.expect("a runtime").block_on(managed::run(
+                calls,
+                managed,
+                config,
+                Extras::default(),
+                shutdown,
+            ));
             ended.expect("it ends when it is told to");
         });
         let text = wait::until("the injector listens", SOON, || fs::read_to_string(&ports).ok());

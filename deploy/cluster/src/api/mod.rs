@@ -4,17 +4,24 @@
 //! implementation here is over the crate `kube`. Nothing is retried here.
 
 mod apply;
+mod check;
+mod election;
 mod injector;
 #[cfg(test)]
 pub(crate) mod recorded;
 mod recorder;
+mod watch;
 
-use kube::{Client, Config};
+pub use kube::Client;
+use kube::Config;
 use thiserror::Error;
 
 pub use apply::{ApplyApi, ApplyCalls, connect_to};
+pub use check::{CheckApi, CheckCalls};
+pub use election::{ElectionApi, ElectionCalls};
 pub use injector::{AuthorityCalls, IdentityCalls, InjectorApi, Place};
 pub use recorder::{RecorderApi, RecorderCalls, kinds};
+pub use watch::{WatchApi, WatchCalls};
 
 /// Why a call failed.
 #[derive(Debug, Error)]
@@ -25,6 +32,9 @@ pub enum ApiError {
     /// The API refused, or cannot be reached.
     #[error("{0}")]
     Call(#[from] Box<kube::Error>),
+    /// What changes cannot be heard of.
+    #[error("{0}")]
+    Watch(#[from] Box<kube::runtime::watcher::Error>),
     /// A kind that nobody asks for.
     #[error("objects of kind {0} are not asked for")]
     Kind(String),

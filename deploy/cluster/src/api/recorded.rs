@@ -102,7 +102,15 @@ fn right(method: &str, path: &str, query: &str) -> Value {
 mod tests {
     use super::super::*;
     use super::*;
-    use k8s_openapi::api::core::v1::Secret;
+    use std::pin::pin;
+
+    use futures_util::StreamExt;
+    use k8s_openapi::{
+        api::{coordination::v1::Lease, core::v1::Secret},
+        jiff::Timestamp,
+    };
+
+    use crate::{election, watch};
 
     #[tokio::test]
     async fn what_the_injector_sends() {
@@ -176,6 +184,116 @@ mod tests {
             assert_eq!((&found[0]["kind"], &found[0]["metadata"]["name"]), (&json!(kind), &json!("x")));
         }
         recorded.check("recorder");
+    }
+
+    #[tokio::test]
+    async fn what_looks_after_pods_sends() {
+        let list = |name: &str| {
+            let of_list = json!({"resourceVersion": "7"});
+            (
+                200,
+                json!({"kind": "List", "apiVersion": "v1", "metadata": of_list, "items": [{"metadata": {"name": name}}]}),
+            )
+        };
+        let metadata = |name: &str| {
+            let (_, mut all) = list(name);
+            all["items"][0]["kind"] = json!("PartialObjectMetadata");
+            all["items"][0]["apiVersion"] = json!("meta.k8s.io/v1");
+            (200, all)
+        };
+        let change = |name: &str, kind: &str, version: &str| {
+            let meta = json!({"name": name, "resourceVersion": "8"});
+            let object = json!({"kind": kind, "apiVersion": version, "metadata": meta});
+            (200, json!({"type": "ADDED", "object": object}))
+        };
+        let owner = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "1", "controller": true});
+        let set = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+            "metadata": {"name": "web-5d7c", "ownerReferences": [owner]}});
+        let not_there = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"});
+        let (client, recorded) = client(vec![
+            list("orders-0"),
+            change("orders-1", "Pod", "v1"),
+            metadata("shop"),
+            change("bank", "PartialObjectMetadata", "meta.k8s.io/v1"),
+            (200, set),
+            (201, json!({"metadata": {}})),
+            (404, not_there),
+            (201, json!({"metadata": {}})),
+            (200, json!({"metadata": {}})),
+        ]);
+        let api = WatchApi::new(client.clone());
+        {
+            let mut pods = pin!(api.pods());
+            for wanted in ["Init", "InitApply(orders-0)", "InitDone", "Apply(orders-1)"] {
+                let event = pods.next().await.expect("an event").expect("no error");
+                assert_eq!(event.to_string(), wanted);
+            }
+        }
+        {
+            let mut namespaces = pin!(api.namespaces());
+            for wanted in ["Init", "InitApply(shop)", "InitDone", "Apply(bank)"] {
+                let event = namespaces.next().await.expect("an event").expect("no error");
+                assert_eq!(event.to_string(), wanted);
+            }
+        }
+        let maker = api.maker("shop", "web-5d7c").await.expect("an answer").expect("one");
+        let finding = watch::Finding {
+            namespace: "shop".to_owned(),
+            owner: watch::Owner::from(&maker),
+            reason: tidelock_injector::Reason::UnknownUser,
+            message: "it does not say which user".to_owned(),
+            pods: ["web-5d7c-a".to_owned()].into(),
+        };
+        let event = watch::event(&finding, &finding.owner, "injector-1", Timestamp::UNIX_EPOCH);
+        api.tell(event).await.expect("created");
+        let leases = ElectionApi::new(client, "protection", "tide-tidelock-injector");
+        assert!(leases.lease().await.expect("an answer").is_none());
+        let mut candidate = election::Candidate::new("injector-1");
+        let now = std::time::Instant::now();
+        let election::Step::Create(lease) = candidate.step(None, now, Timestamp::UNIX_EPOCH) else {
+            panic!("there is none")
+        };
+        leases.create_lease(lease.clone()).await.expect("created");
+        let lease = Lease {
+            metadata: serde_json::from_value(
+                json!({"name": "tide-tidelock-injector", "namespace": "protection", "resourceVersion": "42"}),
+            )
+            .expect("metadata"),
+            ..lease
+        };
+        let later = Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(3);
+        let election::Step::Replace(lease) = candidate.step(Some(lease), now, later) else {
+            panic!("it is its own")
+        };
+        leases.replace_lease(lease).await.expect("replaced");
+        recorded.check("watcher");
+    }
+
+    #[tokio::test]
+    async fn what_a_check_sends() {
+        let list = |item: Value, next: &str| {
+            (
+                200,
+                json!({"kind": "List", "apiVersion": "v1", "metadata": {"continue": next}, "items": [item]}),
+            )
+        };
+        let pod = |name: &str| json!({"metadata": {"name": name}});
+        let namespace = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+            "metadata": {"name": "shop", "labels": {"a": "b"}}});
+        let one = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": "shop"}});
+        let (client, recorded) = client(vec![
+            list(namespace, ""),
+            list(pod("orders-0"), "more"),
+            list(pod("orders-1"), ""),
+            (200, one),
+            list(pod("orders-0"), ""),
+        ]);
+        let api = CheckApi::new(client);
+        assert_eq!(api.labels(None).await.expect("an answer")["shop"]["a"], "b");
+        assert_eq!(api.pods(None).await.expect("an answer").len(), 2);
+        assert!(api.labels(Some("shop")).await.expect("an answer")["shop"].is_empty());
+        assert_eq!(api.pods(Some("shop")).await.expect("an answer").len(), 1);
+        recorded.check("check");
     }
 
     #[tokio::test]

@@ -7,10 +7,11 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 use serde_json::{Map, Value, json};
+use tidelock_injector::{Namespace, Protection, Reason, protection};
 
 use crate::{
     pod_security::restricted,
-    world::{ask, patched, request},
+    world::{ask, config, labels, patched, reasons, request},
 };
 
 const PATHS: [&str; 9] = [
@@ -236,6 +237,33 @@ pub(crate) fn runner() -> TestRunner {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn what_is_reported_of_a_pod_is_what_was_told_when_it_was_created(pod in pods(), own in any::<bool>()) {
+        let mut pod = pod;
+        if own {
+            pod["metadata"]["labels"] = json!({"tidelock.dev/inject": "true"});
+        }
+        let judge = |pod: &Value, names: &[&str]| {
+            let pod = serde_json::from_value(pod.clone()).expect("a pod");
+            let namespace = Namespace { name: "shop".to_owned(), labels: labels(names) };
+            protection(&pod, &namespace, &config())
+        };
+        let answer = ask(&request(&pod), &["inject"]);
+        let told = reasons(&answer)[..].first().copied().unwrap_or("none");
+        match judge(&pod, &["inject"]) {
+            Protection::Unprotected(note) if answer.injected => prop_assert_eq!(note.reason, Reason::Missed),
+            Protection::Unprotected(note) => prop_assert_eq!(note.reason.code(), told),
+            Protection::Nothing => prop_assert!(!own && told == "no-writable-pvc", "{}", told),
+            other => prop_assert!(false, "{:?}", other),
+        }
+        if answer.injected {
+            prop_assert_eq!(judge(&patched(&pod, &answer), &["inject"]), Protection::Starting);
+        }
+        if !own {
+            prop_assert_eq!(judge(&pod, &[]), Protection::NotAsked);
+        }
+    }
 
     #[test]
     fn a_pod_keeps_what_it_had_and_what_it_was(pod in pods()) {
