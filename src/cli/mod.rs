@@ -28,6 +28,7 @@ mod patience;
 mod pki;
 mod plan;
 mod points;
+mod probe;
 mod promote;
 mod receiver;
 mod recorder;
@@ -95,6 +96,7 @@ enum Command {
     Sidecar(sidecar::Args),
     Inject(inject::Args),
     Injector(injector::Args),
+    Probe(probe::Args),
     Demo(demo::Args),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -156,6 +158,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Sidecar(args) => sidecar::run(args),
         Command::Inject(args) => inject::run(&args),
         Command::Injector(args) => injector::run(args),
+        Command::Probe(args) => probe::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => shell::completions(&args, Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),

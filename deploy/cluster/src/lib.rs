@@ -10,6 +10,7 @@
 //! - [`identity`]: how pods get certificates of that authority.
 //! - [`failover`]: a workload is brought up elsewhere, from what was recorded of it.
 //! - [`managed`]: the injector with both.
+//! - [`probe`]: injector and receiver are asked from outside whether they do their work.
 //! - [`record`]: what belongs to protected workloads is written down.
 //! - [`watch`]: pods that asked for protection and do not have it are counted and told of.
 
@@ -21,5 +22,6 @@ pub mod failover;
 pub mod identity;
 pub mod limits;
 pub mod managed;
+pub mod probe;
 pub mod record;
 pub mod watch;

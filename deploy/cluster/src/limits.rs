@@ -54,3 +54,5 @@ pub const EVENT_EVERY: Duration = Duration::from_secs(5);
 pub const EVENT_NOTE_MAX_BYTES: usize = 1000;
 /// The longest part of an object's name in that of its Event, in bytes; the API takes 253 for all of it.
 pub const EVENT_NAME_MAX_BYTES: usize = 200;
+/// How long the identity is valid that a probe dials with, which nobody believes.
+pub const STRANGER_VALIDITY: Duration = Duration::from_secs(3600);

@@ -99,6 +99,9 @@ fn what_is_rendered_is_valid_and_restricted_and_may_what_it_calls_and_no_more() 
             );
             assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
         }
+        let test = of_kind(&documents, "Pod")[0];
+        assert_eq!(pod_security::restricted(test), Vec::<String>::new());
+        assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test");
         assert_rights(&documents, &values);
         assert_rights(&render(&values, &["--set", "injector.watch=false"]).0, &values);
         let (with, _) = render(&values, &OPERATOR);

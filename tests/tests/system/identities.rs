@@ -270,3 +270,44 @@ fn a_pod_gets_no_other_pods_volume() {
     assert!(orders.log().contains("shop/other"), "{}", orders.log());
     web.stop();
 }
+
+#[test]
+fn a_probe_tells_whether_injector_and_receiver_do_their_work() {
+    let (site, cluster) = (Site::new(), Arc::new(Cluster::default()));
+    cluster.add("tidelock", "receiver-0", "receiver", None);
+    let injector = Injector::start(&site, &cluster);
+    let store = site.path("store");
+    let store = store.to_str().expect("UTF-8");
+    let (mut receiver, _) =
+        start(&site, &injector, "receiver-0", &["receiver", "--store", store, "--listen", "127.0.0.1:0"]);
+    receiver.allow("peer refused");
+    let listen = address(&site, &mut receiver);
+    let (own, other) = (site.path("certificate/ca.crt"), site.path("other.crt"));
+    let stranger = Authority::generate(Validity::starting(SystemTime::now(), LEAF_VALIDITY)).expect("made");
+    fs::write(&other, stranger.certificate_pem()).expect("writable");
+    let probe = |what: &str, at: &str, authority: &Path, more: &[&str]| {
+        let mut command = site.tidelock(["probe", &format!("--{what}"), at, "--wait"]);
+        command.arg(if more.contains(&"fails") { "0s" } else { "20s" });
+        command.arg(format!("--{what}-authority")).arg(authority);
+        command.args(more.iter().filter(|word| **word != "fails"));
+        let out = process::output(&mut command);
+        (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    };
+    let (code, said) = probe("injector", &injector.url, &own, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = probe("receiver", &listen, &own, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    // The name in the certificate is its address's.
+    let by_name = listen.replace("127.0.0.1", "localhost");
+    let (code, said) = probe("receiver", &by_name, &own, &["fails"]);
+    assert!(code == Some(1) && said.contains("localhost"), "{said}");
+    let (code, said) = probe("receiver", &by_name, &own, &["--receiver-any-name"]);
+    assert_eq!(code, Some(0), "{said}");
+    for (what, at) in [("injector", &injector.url), ("receiver", &listen)] {
+        let (code, said) = probe(what, at, &other, &["fails"]);
+        assert!(code == Some(1) && said.contains(what), "{said}");
+    }
+    receiver.stop();
+    let (code, said) = probe("receiver", &listen, &own, &["fails"]);
+    assert_eq!(code, Some(1), "{said}");
+}

@@ -114,7 +114,7 @@ async fn get(source: &Source) -> Result<Duration, ClientError> {
     let body = serde_json::to_vec(&ask).expect("texts serialise");
     let mut url = source.url.clone();
     url.set_path(PATH);
-    let (status, body) = http::post(&http::tls(&source.authorities)?, &url, token.trim(), body).await?;
+    let (status, body) = http::post(&http::tls(&source.authorities)?, &url, Some(token.trim()), body).await?;
     if !status.is_success() {
         let said: Option<Value> = serde_json::from_slice(&body).ok();
         let why = said.and_then(|said| Some(said["error"].as_str()?.to_owned())).unwrap_or_default();

@@ -15,7 +15,7 @@ use super::ClientError;
 use crate::limits;
 
 /// Believes these authorities (PEM) and nobody else.
-pub(super) fn tls(authorities: &str) -> Result<TlsConnector, ClientError> {
+pub(crate) fn tls(authorities: &str) -> Result<TlsConnector, ClientError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
         let certificate = certificate.map_err(|_| ClientError::Authorities)?;
@@ -32,11 +32,11 @@ pub(super) fn tls(authorities: &str) -> Result<TlsConnector, ClientError> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Posts JSON with a token; the answer's status and body.
-pub(super) async fn post(
+/// Posts JSON, with a token if there is one; the answer's status and body.
+pub(crate) async fn post(
     tls: &TlsConnector,
     url: &Url,
-    token: &str,
+    token: Option<&str>,
     body: Vec<u8>,
 ) -> Result<(StatusCode, Bytes), ClientError> {
     let host = url.host_str().ok_or(ClientError::Url)?;
@@ -48,12 +48,12 @@ pub(super) async fn post(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // It ends with the sender, or by itself.
     let connection = tokio::spawn(connection);
-    let request = Request::post(url.path())
-        .header(header::HOST, host)
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|_| ClientError::Token)?;
+    let mut request =
+        Request::post(url.path()).header(header::HOST, host).header(header::CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Full::new(Bytes::from(body))).map_err(|_| ClientError::Token)?;
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
     let status = response.status();
     let body = Limited::new(response.into_body(), limits::ANSWER_MAX_BYTES).collect().await;

@@ -10,7 +10,7 @@
 
 mod client;
 mod grant;
-mod http;
+pub(crate) mod http;
 mod server;
 
 use serde::{Deserialize, Serialize};
