@@ -19,7 +19,7 @@ use tidelock_tests::{
 #[path = "../../../deploy/injector/tests/injector/pod_security.rs"]
 mod pod_security;
 
-const HELM: Need = Need::Program("helm");
+pub(super) const HELM: Need = Need::Program("helm");
 const VALIDATE: Need = Need::Program("kubernetes-validate");
 const OPERATOR: [&str; 4] = [
     "--api-versions",
@@ -110,23 +110,21 @@ fn what_is_rendered_is_valid_and_restricted_and_may_what_it_calls_and_no_more() 
     }
 }
 
-#[test]
-fn alerts_and_the_dashboard_ask_for_metrics_that_there_are() {
-    if !met(&[HELM]) {
-        return;
-    }
+/// The metrics that alerts and the dashboard ask for.
+pub(super) fn metrics_asked_for() -> BTreeSet<String> {
     let (documents, text) = render(&deploy("chart/tidelock/examples/primary.yaml"), &OPERATOR);
     let dashboard = of_kind(&documents, "ConfigMap")[0]["data"]["tidelock.json"].as_str().expect("a text");
     let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
     assert!(dashboard["panels"].as_array().expect("panels").len() >= 9);
-    // The documentation names them all.
-    let known: String = ["operations.md", "kubernetes.md"]
-        .map(|name| fs::read_to_string(deploy("../docs").join(name)).expect("there"))
-        .concat();
     let other = "_abcdefghijklmnopqrstuvwxyz";
-    let words = text.split(|letter| !other.contains(letter)).filter(|word| word.starts_with("tidelock_"));
-    let unknown: BTreeSet<&str> = words.filter(|word| !known.contains(word)).collect();
-    assert!(unknown.is_empty(), "{unknown:?}");
+    let words = text.split(|letter| !other.contains(letter));
+    words.filter(|word| word.starts_with("tidelock_")).map(str::to_owned).collect()
+}
+
+/// What is written about programs and the chart.
+pub(super) fn documentation() -> String {
+    let page = |name| fs::read_to_string(deploy("../docs").join(name)).expect("there");
+    ["operations.md", "kubernetes.md"].map(page).concat()
 }
 
 #[test]

@@ -21,6 +21,7 @@ use tidelock_cluster::{
     api::{ApiError, AuthorityCalls, IdentityCalls},
     identity::Policy,
     managed::{self, Managed},
+    watch::Tally,
 };
 use tidelock_injector::server::{Extras, ServerConfig};
 use tidelock_proto::pki::{Authority, LEAF_VALIDITY, Request, Validity, renew};
@@ -36,7 +37,7 @@ const VALIDITY: Duration = Duration::from_secs(6);
 
 /// What the API knows.
 #[derive(Default)]
-struct Cluster {
+pub(super) struct Cluster {
     secret: Mutex<Option<Secret>>,
     bundle: Mutex<Option<String>>,
     /// Pods by namespace and name; the token of each is `token-` and its name.
@@ -97,7 +98,7 @@ impl IdentityCalls for Calls {
 }
 
 impl Cluster {
-    fn add(&self, namespace: &str, name: &str, account: &str, claim: Option<&str>) {
+    pub(super) fn add(&self, namespace: &str, name: &str, account: &str, claim: Option<&str>) {
         let mut pod = json!({
             "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-of-{name}")},
             "spec": {"containers": [], "serviceAccountName": account},
@@ -119,13 +120,14 @@ impl Cluster {
 }
 
 /// The injector, as long as this is there.
-struct Injector {
+pub(super) struct Injector {
     url: String,
+    pub(super) http: String,
     _stop: oneshot::Sender<()>,
 }
 
 impl Injector {
-    fn start(site: &Site, cluster: &Arc<Cluster>) -> Self {
+    pub(super) fn start(site: &Site, cluster: &Arc<Cluster>) -> Self {
         let ports = site.path("injector.ports");
         let receiver = Some(("receiver".to_owned(), vec!["127.0.0.1".to_owned()]));
         let managed = Managed {
@@ -142,27 +144,24 @@ impl Injector {
             injection: tidelock_injector::Config::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
-        let calls = Calls(cluster.clone());
+        let (calls, mut extras) = (Calls(cluster.clone()), Extras::default());
+        // What looks after pods counts here, too; nobody does that now.
+        Tally::default().register(&mut extras.registry);
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let shutdown = async { drop(stopped.await) };
-            let ended = runtime.expect("a runtime").block_on(managed::run(
-                calls,
-                managed,
-                config,
-                Extras::default(),
-                shutdown,
-            ));
+            let ended =
+                runtime.expect("a runtime").block_on(managed::run(calls, managed, config, extras, shutdown));
             ended.expect("it ends when it is told to");
         });
         let text = wait::until("the injector listens", SOON, || fs::read_to_string(&ports).ok());
-        let url = format!("https://{}", text.lines().next().expect("an address"));
-        Self { url, _stop: stop }
+        let (listen, http) = text.trim_end().split_once('\n').expect("two addresses");
+        Self { url: format!("https://{listen}"), http: http.to_owned(), _stop: stop }
     }
 }
 
 /// A pod's program that gets its identity: its process and where that is.
-fn start(site: &Site, injector: &Injector, pod: &str, arguments: &[&str]) -> (Process, PathBuf) {
+pub(super) fn start(site: &Site, injector: &Injector, pod: &str, arguments: &[&str]) -> (Process, PathBuf) {
     let identity = site.path(&format!("{pod}.identity"));
     let token = site.path(&format!("{pod}.token"));
     fs::write(&token, format!("token-{pod}\n")).expect("writable");

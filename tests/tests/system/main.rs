@@ -25,6 +25,7 @@ mod image;
 mod instant;
 mod marks;
 mod model;
+mod monitoring;
 mod mounting;
 mod mounts;
 mod moving;

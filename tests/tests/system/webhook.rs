@@ -20,14 +20,14 @@ use tidelock_tests::{
 const PATH: &str = "/mutate/namespace";
 
 /// A running injector.
-struct Injector {
+pub(super) struct Injector {
     process: Process,
-    listen: String,
-    http: String,
+    pub(super) listen: String,
+    pub(super) http: String,
 }
 
 impl Injector {
-    fn start(site: &Site) -> Self {
+    pub(super) fn start(site: &Site) -> Self {
         let ports = site.path("injector.ports");
         let mut command = site.tidelock(["injector", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         command.args(["--receiver", "standby.example.org:9900", "--port-file"]).arg(&ports);
@@ -56,7 +56,7 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-fn recorded() -> Vec<u8> {
+pub(super) fn recorded() -> Vec<u8> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/injector/tests/data");
     fs::read(data.join("admissionreview-create-statefulset-pod.json")).expect("recorded")
 }
