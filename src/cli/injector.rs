@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use tidelock_cluster::{
     api::{Client, ElectionApi, InjectorApi, Place, WatchApi, connect},
+    authority::{Care, Rotation},
     election::{alone, leave},
     identity::Policy,
     limits::{IDENTITY_VALIDITY, LEASE_LOOK_EVERY},
@@ -58,6 +59,9 @@ struct OwnAuthority {
     /// --certificate. Pods get their identities here. Needs the API
     #[arg(long, value_name = "SECRET", requires_all = ["webhooks", "hosts", "own_namespace"])]
     authority_secret: Option<String>,
+    /// Give the authority a successor half a year before it ends, which is believed at once and signs a quarter of a year later
+    #[arg(long, requires = "authority_secret")]
+    rotate_authority: bool,
     /// The MutatingWebhookConfiguration that is to believe the authority
     #[arg(long, value_name = "NAME", requires = "authority_secret")]
     webhooks: Option<String>,
@@ -117,6 +121,7 @@ impl OwnAuthority {
             policy: Policy { namespace: namespace.clone(), receiver, recorder: self.recorder_account },
             domain: self.trust_domain.parse().map_err(Failure::usage)?,
             validity: IDENTITY_VALIDITY,
+            care: Care { rotation: self.rotate_authority.then(Rotation::default), ..Care::default() },
         };
         Ok(Some((Place { namespace, secret, webhooks }, managed)))
     }

@@ -30,8 +30,10 @@ pub const READY_LOOK_EVERY: Duration = Duration::from_millis(500);
 pub const RECORD_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
 /// Pods in one answer of the API.
 pub const LIST_PAGE: u32 = 500;
-/// An authority that ends sooner is told of: replacing it takes a person.
+/// An authority that ends sooner gets a successor, or is told of if somebody else sees to that.
 pub const AUTHORITY_ENDS_SOON: Duration = Duration::from_secs(180 * 24 * 3600);
+/// So long a successor is believed before it signs. Identities here are renewed much sooner; people elsewhere have to hear of it.
+pub const AUTHORITY_OVERLAP: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long a replica that looks after pods may be silent before another one takes its place.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How long it goes on with its work after it could last renew that: less, so that two never work at one time.

@@ -5,13 +5,13 @@ use std::{future::Future, pin::pin, time::Duration};
 use thiserror::Error;
 use tidelock_injector::{
     IdentityFrom,
-    server::{Extras, ServeError, ServerConfig, run_with},
+    server::{Authorities, Extras, ServeError, ServerConfig, run_with},
 };
 use tidelock_proto::identity::TrustDomain;
 
 use crate::{
     api::{AuthorityCalls, IdentityCalls},
-    authority::{KeepError, Keeper},
+    authority::{Care, KeepError, Keeper},
     identity::{Issuer, Policy, routes},
 };
 
@@ -26,6 +26,8 @@ pub struct Managed {
     pub domain: TrustDomain,
     /// How long identities are valid.
     pub validity: Duration,
+    /// How the authority is looked after.
+    pub care: Care,
 }
 
 /// Why it ended.
@@ -48,12 +50,15 @@ pub async fn run<C: AuthorityCalls + IdentityCalls + Clone>(
     mut extras: Extras,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ManagedError> {
-    let Managed { hosts, policy, domain, validity } = managed;
+    let Managed { hosts, policy, domain, validity, care } = managed;
     let url = format!("https://{}", hosts.first().map_or("localhost", String::as_str));
-    let keeper = Keeper::begin(calls.clone(), hosts, config.certificate.clone()).await?;
+    let keeper = Keeper::begin(calls.clone(), hosts, config.certificate.clone(), care).await?;
     let trusted = keeper.trusted();
-    let authorities = trusted().authority.certificate_pem().to_owned();
-    config.injection.identity_from.get_or_insert(IdentityFrom { url, authorities });
+    if config.injection.identity_from.is_none() {
+        let now = keeper.trusted();
+        config.injection.identity_from = Some(IdentityFrom { url, authorities: now().own.clone() });
+        extras.authorities = Some(Authorities::new(move || now().own.clone()));
+    }
     let issuer = Issuer { calls, policy, trusted: Box::new(trusted), domain, validity };
     extras.routes = extras.routes.merge(routes(issuer, &mut extras.registry));
     let serving = pin!(run_with(config, extras, shutdown));

@@ -103,7 +103,9 @@ fn what_is_rendered_is_valid_and_restricted_and_may_what_it_calls_and_no_more() 
         assert_eq!(pod_security::restricted(test), Vec::<String>::new());
         assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test");
         assert_rights(&documents, &values);
-        assert_rights(&render(&values, &["--set", "injector.watch=false"]).0, &values);
+        for less in ["injector.watch=false", "injector.certificate.rotate=false"] {
+            assert_rights(&render(&values, &["--set", less]).0, &values);
+        }
         let (with, _) = render(&values, &OPERATOR);
         assert_eq!(of_kind(&with, "PrometheusRule").len(), 1);
         assert!(!of_kind(&with, "PodMonitor").is_empty());
@@ -214,7 +216,14 @@ fn words_of_subjects(binding: &Value) -> Vec<String> {
 fn assert_rights(documents: &[Value], values: &Path) {
     let arguments = text_of_arguments(documents);
     for (program, calls) in [
-        ("injector", &[("--authority-secret", "injector"), ("--watch-lease", "watcher")][..]),
+        (
+            "injector",
+            &[
+                ("--authority-secret", "injector"),
+                ("--rotate-authority", "rotation"),
+                ("--watch-lease", "watcher"),
+            ][..],
+        ),
         ("recorder", &[("\"recorder\",", "recorder")]),
     ] {
         let asked = calls.iter().filter(|(sign, _)| arguments.contains(sign));

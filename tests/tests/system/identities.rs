@@ -6,11 +6,15 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
     authentication::v1::TokenReviewStatus,
@@ -19,12 +23,14 @@ use k8s_openapi::api::{
 use serde_json::{Value, json};
 use tidelock_cluster::{
     api::{ApiError, AuthorityCalls, IdentityCalls},
+    authority::{Care, Rotation},
     identity::Policy,
     managed::{self, Managed},
+    probe,
     watch::Tally,
 };
 use tidelock_injector::server::{Extras, ServerConfig};
-use tidelock_proto::pki::{Authority, LEAF_VALIDITY, Request, Validity, renew};
+use tidelock_proto::pki::{Authority, CA_VALIDITY, LEAF_VALIDITY, Request, Validity, renew};
 use tidelock_tests::{
     process::{self, Process},
     site::Site,
@@ -34,6 +40,9 @@ use tokio::sync::oneshot;
 
 /// How long identities are good here.
 const VALIDITY: Duration = Duration::from_secs(6);
+
+/// How a certificate ends.
+const END: &str = "-----END CERTIFICATE-----";
 
 /// What the API knows.
 #[derive(Default)]
@@ -54,6 +63,18 @@ impl AuthorityCalls for Calls {
 
     async fn create_secret(&self, secret: Secret) -> Result<(), ApiError> {
         *self.0.secret.lock().expect("not poisoned") = Some(secret);
+        Ok(())
+    }
+
+    async fn replace_secret(&self, mut secret: Secret) -> Result<(), ApiError> {
+        let mut known = self.0.secret.lock().expect("not poisoned");
+        let version = |secret: &Secret| secret.metadata.resource_version.clone();
+        if known.as_ref().map(version) != Some(version(&secret)) {
+            return Err(ApiError::Conflict("it was changed".to_owned()));
+        }
+        let next = version(&secret).and_then(|version| version.parse::<u64>().ok()).unwrap_or(0) + 1;
+        secret.metadata.resource_version = Some(next.to_string());
+        *known = Some(secret);
         Ok(())
     }
 
@@ -115,7 +136,25 @@ impl Cluster {
         let secret = self.secret.lock().expect("not poisoned").clone().expect("it was made");
         let data = secret.data.expect("data");
         let text = |name: &str| String::from_utf8(data[name].0.clone()).expect("PEM");
-        Authority::from_pem(&text("ca.crt"), &text("ca.key")).expect("an authority")
+        // The first of them signs.
+        let all = text("ca.crt");
+        let (first, _) = all.split_once(END).expect("a certificate");
+        Authority::from_pem(&format!("{first}{END}\n"), &text("ca.key")).expect("an authority")
+    }
+
+    /// Whom the API server believes of the webhooks, PEM.
+    fn believed(&self) -> Option<String> {
+        let bundle = self.bundle.lock().expect("not poisoned").clone()?;
+        Some(String::from_utf8(STANDARD.decode(bundle).expect("base64")).expect("PEM"))
+    }
+
+    /// An identity of the tenant's operator, by whoever signs now.
+    fn operator(&self, site: &Site) {
+        let (authority, believed) = (self.authority(), self.believed().expect("set"));
+        let request = Request::Operator { tenant: Some("shop".to_owned()) };
+        let validity = Validity::starting(SystemTime::now(), LEAF_VALIDITY);
+        let (operator, key) = authority.issue(&Default::default(), &request, validity).expect("issued");
+        renew(&site.path("op"), &operator, &key, &believed).expect("written");
     }
 }
 
@@ -128,6 +167,10 @@ pub(super) struct Injector {
 
 impl Injector {
     pub(super) fn start(site: &Site, cluster: &Arc<Cluster>) -> Self {
+        Self::start_with(site, cluster, Care::default())
+    }
+
+    fn start_with(site: &Site, cluster: &Arc<Cluster>, care: Care) -> Self {
         let ports = site.path("injector.ports");
         let receiver = Some(("receiver".to_owned(), vec!["127.0.0.1".to_owned()]));
         let managed = Managed {
@@ -135,6 +178,7 @@ impl Injector {
             policy: Policy { namespace: "tidelock".to_owned(), receiver, recorder: None },
             domain: "tidelock".parse().expect("a domain"),
             validity: VALIDITY,
+            care,
         };
         let config = ServerConfig {
             listen: "127.0.0.1:0".parse().expect("an address"),
@@ -162,12 +206,23 @@ impl Injector {
 
 /// A pod's program that gets its identity: its process and where that is.
 pub(super) fn start(site: &Site, injector: &Injector, pod: &str, arguments: &[&str]) -> (Process, PathBuf) {
+    start_by(site, injector, pod, arguments, &site.path("certificate/ca.crt"))
+}
+
+/// The same, of a pod that believes these authorities of the injector.
+fn start_by(
+    site: &Site,
+    injector: &Injector,
+    pod: &str,
+    arguments: &[&str],
+    believed: &Path,
+) -> (Process, PathBuf) {
     let identity = site.path(&format!("{pod}.identity"));
     let token = site.path(&format!("{pod}.token"));
     fs::write(&token, format!("token-{pod}\n")).expect("writable");
     let mut command = site.tidelock(arguments.iter().copied());
     command.args(["--http", "127.0.0.1:0", "--identity-from", &injector.url]);
-    command.arg("--identity-authority").arg(site.path("certificate/ca.crt"));
+    command.arg("--identity-authority").arg(believed);
     command.arg("--identity").arg(&identity).arg("--identity-token").arg(&token);
     command.arg("--port-file").arg(site.path(&format!("{pod}.ports")));
     let log = site.path(&format!("{pod}-{}.log", fs::read_dir(site.path("")).expect("there").count()));
@@ -246,6 +301,80 @@ fn pods_replicate_with_identities_of_the_injector_and_renew_them() {
     sidecar.must_run();
     sidecar.stop();
     receiver.stop();
+}
+
+/// Asks the injector as an API server does, again and again; how often it answered.
+fn ask_on(injector: &Injector, cluster: &Cluster, stop: &AtomicBool, answered: &AtomicU64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let url = injector.url.parse().expect("a URL");
+    while !stop.load(Ordering::Relaxed) {
+        let Some(believed) = cluster.believed() else { continue };
+        runtime.block_on(probe::injector(&url, &believed)).expect("no connection is refused");
+        answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn authorities_follow_one_another_and_no_connection_is_refused() {
+    let (site, cluster) = (Site::new(), Arc::new(Cluster::default()));
+    cluster.add("shop", "orders-0", "default", Some("data-orders-0"));
+    cluster.add("tidelock", "receiver-0", "receiver", None);
+    // Each is about to end from its beginning; identities are renewed after two thirds of their time.
+    let rotation = Rotation { before_end: 2 * CA_VALIDITY, overlap: VALIDITY + VALIDITY / 6 };
+    let care = Care { rotation: Some(rotation), look_every: Duration::from_millis(100) };
+    let injector = Injector::start_with(&site, &cluster, care);
+    // A pod is created with whom the injector has named then, and with nobody else.
+    let begun = site.path("begun.crt");
+    fs::copy(site.path("certificate/ca.crt"), &begun).expect("copied");
+    let store = site.path("store");
+    let store = store.to_str().expect("UTF-8");
+    let arguments = ["receiver", "--store", store, "--listen", "127.0.0.1:0"];
+    let (mut receiver, of_receiver) = start_by(&site, &injector, "receiver-0", &arguments, &begun);
+    let listen = address(&site, &mut receiver);
+    let volume = site.new_dir("volume");
+    let named = format!("shop/data-orders-0={}", volume.display());
+    let arguments = ["sidecar", "--volume", &named, "--receiver", &listen];
+    let (mut sidecar, of_sidecar) = start_by(&site, &injector, "orders-0", &arguments, &begun);
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let (injector, cluster) = (&injector, &*cluster);
+        let asking = scope.spawn(|| ask_on(injector, cluster, &stop, &answered));
+        let _end = SetOnDrop(&stop);
+        let mut signed = vec![cluster.authority()];
+        for round in 0..3 {
+            let known =
+                |now: &Authority| signed.iter().any(|one| one.certificate_pem() == now.certificate_pem());
+            let next = wait::until("another authority signs", 2 * SOON, || {
+                assert!(!asking.is_finished(), "a connection was refused");
+                Some(cluster.authority()).filter(|now| !known(now))
+            });
+            let by = [&of_receiver, &of_sidecar].map(|identity| certificate(identity));
+            wait::until_true("identities are renewed", 2 * SOON, || {
+                by.iter().zip([&of_receiver, &of_sidecar]).all(|(before, now)| certificate(now) != *before)
+            });
+            signed.push(next);
+            if round == 1 {
+                // It knows the injector again, whose first authority signs no more.
+                sidecar.stop();
+                sidecar = start_by(&site, injector, "orders-0", &arguments, &begun).0;
+            }
+            cluster.operator(&site);
+            let before = points(&site, &listen);
+            fs::write(volume.join("file"), format!("{round}")).expect("writable");
+            wait::until_true("a point", 2 * SOON, || points(&site, &listen) > before);
+        }
+    });
+    assert!(answered.load(Ordering::Relaxed) > 100);
+    sidecar.stop();
+    receiver.stop();
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

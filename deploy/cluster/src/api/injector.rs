@@ -20,6 +20,8 @@ pub trait AuthorityCalls: Send + Sync + 'static {
     fn secret(&self) -> impl Future<Output = Result<Option<Secret>, ApiError>> + Send;
     /// Creates it; a conflict says that it is there.
     fn create_secret(&self, secret: Secret) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Puts this in its place; a conflict says that it was changed since it was read.
+    fn replace_secret(&self, secret: Secret) -> impl Future<Output = Result<(), ApiError>> + Send;
     /// The injector's webhooks.
     fn webhooks(&self) -> impl Future<Output = Result<MutatingWebhookConfiguration, ApiError>> + Send;
     /// Tells the API server whose certificates the named webhooks show; `version` is that of the configuration as it was read.
@@ -77,6 +79,11 @@ impl AuthorityCalls for InjectorApi {
         secret.metadata.name = Some(self.place.secret.clone());
         secret.metadata.namespace = Some(self.place.namespace.clone());
         self.secrets().create(&PostParams::default(), &secret).await?;
+        Ok(())
+    }
+
+    async fn replace_secret(&self, secret: Secret) -> Result<(), ApiError> {
+        self.secrets().replace(&self.place.secret, &PostParams::default(), &secret).await?;
         Ok(())
     }
 

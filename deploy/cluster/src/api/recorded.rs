@@ -297,6 +297,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_change_of_the_authority_sends() {
+        let (client, recorded) = client(vec![(200, json!({"metadata": {}}))]);
+        let place = Place {
+            namespace: "protection".to_owned(),
+            secret: "tidelock-authority".to_owned(),
+            webhooks: String::new(),
+        };
+        let read = json!({"metadata": {"name": "tidelock-authority", "namespace": "protection", "resourceVersion": "7"},
+            "type": "Opaque", "data": {"ca.crt": "LS0t"}});
+        let secret = serde_json::from_value(read).expect("a Secret");
+        InjectorApi::new(client, place).replace_secret(secret).await.expect("replaced");
+        recorded.check("rotation");
+    }
+
+    #[tokio::test]
     async fn who_comes_second_is_told_so() {
         let there = json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "AlreadyExists"});
         let (client, _) = client(vec![(409, there)]);

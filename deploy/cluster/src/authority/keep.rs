@@ -6,13 +6,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use k8s_openapi::{ByteString, api::admissionregistration::v1::MutatingWebhookConfiguration};
+use k8s_openapi::{
+    ByteString,
+    api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret},
+};
 use tidelock_proto::pki::{Validity, renew};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{KeepError, Trusted, obtain};
-use crate::{api::AuthorityCalls, limits};
+use super::{KeepError, Rotation, Trusted, Turn, look, obtain, split};
+use crate::{
+    api::{ApiError, AuthorityCalls},
+    limits,
+};
 
 /// Keeps the certificate in a directory, and the bundle of the webhooks.
 pub struct Keeper<C> {
@@ -21,18 +27,39 @@ pub struct Keeper<C> {
     hosts: Vec<String>,
     /// Where its certificate is written to; nothing else may be there.
     directory: PathBuf,
+    care: Care,
     current: Arc<RwLock<Arc<Trusted>>>,
     /// When the certificate that is in the directory is to be replaced.
     renew_at: SystemTime,
 }
 
+/// How the authority is looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Care {
+    /// When it gets a successor; never, if somebody else sees to that.
+    pub rotation: Option<Rotation>,
+    /// How often it is looked at.
+    pub look_every: Duration,
+}
+
+impl Default for Care {
+    fn default() -> Self {
+        Self { rotation: Some(Rotation::default()), look_every: limits::AUTHORITY_LOOK_EVERY }
+    }
+}
+
 impl<C: AuthorityCalls> Keeper<C> {
     /// Takes or makes the authority, and writes the first certificate.
-    pub async fn begin(calls: C, hosts: Vec<String>, directory: PathBuf) -> Result<Self, KeepError> {
+    pub async fn begin(
+        calls: C,
+        hosts: Vec<String>,
+        directory: PathBuf,
+        care: Care,
+    ) -> Result<Self, KeepError> {
         let now = SystemTime::now();
         let trusted = Arc::new(obtain(&calls, now).await?);
         let current = Arc::new(RwLock::new(trusted));
-        let mut keeper = Self { calls, hosts, directory, current, renew_at: now };
+        let mut keeper = Self { calls, hosts, directory, care, current, renew_at: now };
         keeper.issue(now)?;
         Ok(keeper)
     }
@@ -52,34 +79,70 @@ impl<C: AuthorityCalls> Keeper<C> {
                 Err(error @ KeepError::Replaced) => return error,
                 Err(error) => warn!(%error, "certificates were not looked after"),
             }
-            sleep(limits::AUTHORITY_LOOK_EVERY).await;
+            sleep(self.care.look_every).await;
         }
     }
 
     async fn look(&mut self, now: SystemTime) -> Result<(), KeepError> {
-        let found = obtain(&self.calls, now).await?;
-        let known = self.trusted()();
-        if found.authority.certificate_pem() != known.authority.certificate_pem() {
+        let (found, secret) = look(&self.calls, now).await?;
+        let (found, known) = (Arc::new(found), self.trusted()());
+        let signs = found.authority.certificate_pem();
+        if !split(&known.own).iter().any(|one| one == signs) {
             return Err(KeepError::Replaced);
+        }
+        let switched = signs != known.authority.certificate_pem();
+        if switched {
+            // Before anything that it signed is shown.
+            self.check_bundle(&found).await?;
+            info!("the authority's successor signs now");
         }
         if found.believed != known.believed {
             info!("other authorities are believed now");
-            *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(found);
         }
-        if now >= self.renew_at {
+        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = found.clone();
+        if switched || now >= self.renew_at {
             self.issue(now)?;
         }
-        let trusted = self.trusted()();
-        if trusted.authority.not_after() < now + limits::AUTHORITY_ENDS_SOON {
-            let not_after = humantime::format_rfc3339_seconds(trusted.authority.not_after());
-            warn!(%not_after, "the authority ends soon: replace its Secret, here and where peers believe it");
+        self.check_bundle(&found).await?;
+        match self.care.rotation {
+            Some(rotation) => self.take_turn(&found, &secret, rotation, now).await,
+            None if found.authority.not_after() < now + limits::AUTHORITY_ENDS_SOON => {
+                let not_after = humantime::format_rfc3339_seconds(found.authority.not_after());
+                warn!(%not_after, "the authority ends soon: replace its Secret, here and where peers believe it");
+                Ok(())
+            }
+            None => Ok(()),
         }
-        self.check_bundle(&trusted).await
+    }
+
+    /// What this does is found by all replicas, this one among them, when they look the next time.
+    async fn take_turn(
+        &self,
+        found: &Trusted,
+        secret: &Secret,
+        rotation: Rotation,
+        now: SystemTime,
+    ) -> Result<(), KeepError> {
+        let Some((turn, secret)) = found.turn(secret, rotation, now)? else { return Ok(()) };
+        match self.calls.replace_secret(secret).await {
+            // Another replica was first.
+            Err(ApiError::Conflict(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+            Ok(()) => {}
+        }
+        match turn {
+            Turn::Announced(at) => {
+                let signs_at = humantime::format_rfc3339_seconds(at);
+                warn!(%signs_at, "the authority has a successor: copy its Secret to where peers believe it, before the successor signs");
+            }
+            Turn::Switched => info!("the authority's successor takes its place"),
+        }
+        Ok(())
     }
 
     async fn check_bundle(&self, trusted: &Trusted) -> Result<(), KeepError> {
         let webhooks = self.calls.webhooks().await?;
-        let wanted = trusted.authority.certificate_pem();
+        let wanted = &trusted.own;
         let behind = others(&webhooks, wanted);
         if behind.is_empty() {
             return Ok(());
@@ -95,7 +158,7 @@ impl<C: AuthorityCalls> Keeper<C> {
         let trusted = self.trusted()();
         let validity = Validity::starting(now, limits::WEBHOOK_VALIDITY);
         let (certificate, key) = trusted.authority.issue_web(&self.hosts, validity)?;
-        renew(&self.directory, &certificate, &key, trusted.authority.certificate_pem())?;
+        renew(&self.directory, &certificate, &key, &trusted.own)?;
         let ends = validity.not_after.min(trusted.authority.not_after());
         self.renew_at = now + two_thirds(ends.duration_since(now).unwrap_or_default());
         Ok(())
@@ -119,7 +182,6 @@ fn two_thirds(time: Duration) -> Duration {
 mod tests {
     use std::sync::Mutex;
 
-    use k8s_openapi::api::core::v1::Secret;
     use serde_json::json;
     use tidelock_proto::pki::{Authority, CA_VALIDITY};
 
@@ -140,6 +202,11 @@ mod tests {
 
         async fn create_secret(&self, _: Secret) -> Result<(), ApiError> {
             Err(ApiError::Conflict("it is there".to_owned()))
+        }
+
+        async fn replace_secret(&self, secret: Secret) -> Result<(), ApiError> {
+            *self.secret.lock().expect("not poisoned") = secret;
+            Ok(())
         }
 
         async fn webhooks(&self) -> Result<MutatingWebhookConfiguration, ApiError> {
@@ -172,7 +239,12 @@ mod tests {
         });
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("certificate");
-        let begun = Keeper::begin(shelf.clone(), vec!["injector.tidelock.svc".to_owned()], path.clone());
+        let begun = Keeper::begin(
+            shelf.clone(),
+            vec!["injector.tidelock.svc".to_owned()],
+            path.clone(),
+            Care::default(),
+        );
         let mut keeper = begun.await.expect("begun");
         let shown = || std::fs::read_to_string(path.join("tls.crt")).expect("it is there");
         let (first, now) = (shown(), SystemTime::now());

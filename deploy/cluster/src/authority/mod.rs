@@ -6,10 +6,11 @@
 //! no leader for that.
 //!
 //! A Secret that was there before is taken as it is: one authority for two clusters is a Secret that was copied. It may
-//! hold further authorities that pods are to believe, for a receiver of another one. The authority itself is never
-//! replaced by the program, because peers in other clusters would have to hear of it first; it says so in time.
+//! hold further authorities that pods are to believe, for a receiver of another one. Before it ends it gets a successor, which
+//! is believed long before it signs ([`Rotation`]); whoever believes it in other clusters has to hear of that in this time.
 
 mod keep;
+mod rotate;
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -18,14 +19,16 @@ use thiserror::Error;
 use tidelock_proto::pki::{Authority, AuthorityError, CA_VALIDITY, PkiError, Validity};
 use tracing::info;
 
-pub use keep::Keeper;
+pub use keep::{Care, Keeper};
+pub use rotate::Rotation;
+use rotate::{Successor, Turn, is_over, split, turn};
 
 use crate::{
     api::{ApiError, AuthorityCalls},
     limits,
 };
 
-/// The authority's certificate in the Secret.
+/// The authority's certificate in the Secret; its successor's and its predecessor's are there, too, as long as they count.
 const CERTIFICATE: &str = "ca.crt";
 /// Its key.
 const KEY: &str = "ca.key";
@@ -63,15 +66,35 @@ pub enum KeepError {
 pub struct Trusted {
     /// What signs.
     pub authority: Authority,
-    /// Its certificate and those of others, PEM.
+    /// Its certificate, and its successor's and its predecessor's: whom the injector's own certificate may be of. PEM.
+    pub own: String,
+    /// These and those of others, PEM.
     pub believed: String,
+    successor: Option<Successor>,
+}
+
+impl Trusted {
+    /// What is to be done about this authority, which was read from this Secret.
+    fn turn(
+        &self,
+        secret: &Secret,
+        rotation: Rotation,
+        now: SystemTime,
+    ) -> Result<Option<(Turn, Secret)>, KeepError> {
+        turn(secret, &self.authority, &split(&self.own), self.successor.as_ref(), rotation, now)
+    }
 }
 
 /// The authority in the Secret, which is made if it is not there.
 pub async fn obtain(calls: &impl AuthorityCalls, now: SystemTime) -> Result<Trusted, KeepError> {
+    Ok(look(calls, now).await?.0)
+}
+
+/// The same, and the Secret that it is from.
+async fn look(calls: &impl AuthorityCalls, now: SystemTime) -> Result<(Trusted, Secret), KeepError> {
     for _ in 0..limits::CREATE_ATTEMPTS {
         if let Some(secret) = calls.secret().await? {
-            return read(&secret, now);
+            return Ok((read(&secret, now)?, secret));
         }
         let made = Authority::generate(Validity::starting(now, CA_VALIDITY))?;
         match calls.create_secret(write(&made)).await {
@@ -98,15 +121,23 @@ fn read(secret: &Secret, now: SystemTime) -> Result<Trusted, KeepError> {
         let bytes = secret.data.as_ref().and_then(|data| data.get(name)).ok_or(KeepError::Missing(name))?;
         String::from_utf8(bytes.0.clone()).map_err(|_| KeepError::Missing(name))
     };
-    let authority = Authority::from_pem(&part(CERTIFICATE)?, &part(KEY)?)?;
+    let (bundle, key) = (part(CERTIFICATE)?, part(KEY)?);
+    let mut bundle = split(&bundle);
+    let signs = bundle.iter().position(|one| Authority::from_pem(one, &key).is_ok()).unwrap_or_default();
+    let mut authority = Authority::from_pem(bundle.get(signs).ok_or(KeepError::Missing(CERTIFICATE))?, &key)?;
+    bundle[..=signs].rotate_right(1);
+    bundle.retain(|one| !is_over(one, now));
+    let mut successor = Successor::of(secret, &bundle);
     if authority.not_after() <= now {
-        return Err(KeepError::Expired(authority.not_after()));
+        // Nobody was there when it was time.
+        authority = successor.take().ok_or(KeepError::Expired(authority.not_after()))?.authority;
     }
-    let mut believed = authority.certificate_pem().trim_end().to_owned() + "\n";
+    let own = bundle.concat();
+    let mut believed = own.clone();
     if let Ok(more) = part(TRUST) {
         believed.push_str(&more);
     }
-    Ok(Trusted { authority, believed })
+    Ok(Trusted { authority, own, believed, successor })
 }
 
 #[cfg(test)]
@@ -136,6 +167,10 @@ mod tests {
             }
             *shelf = Some(secret);
             Ok(())
+        }
+
+        async fn replace_secret(&self, _: Secret) -> Result<(), ApiError> {
+            Err(ApiError::Conflict("nobody replaces it here".to_owned()))
         }
 
         async fn webhooks(&self) -> Result<MutatingWebhookConfiguration, ApiError> {

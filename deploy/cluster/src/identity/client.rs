@@ -4,8 +4,8 @@
 //! replaces it. What fails is tried again for ever: an old identity is good until its end.
 
 use std::{
-    io,
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -14,11 +14,15 @@ use serde_json::Value;
 use thiserror::Error;
 use tidelock_proto::pki::{PkiError, renew, signing_request};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 use url::Url;
 
 use super::{Ask, Given, PATH, Wanted, http};
 use crate::limits;
+
+/// Whose certificates the injector may show, beside the identity.
+const ISSUERS_FILE: &str = "injector.crt";
 
 /// Where an identity comes from, and where it goes.
 #[derive(Debug, Clone)]
@@ -114,7 +118,8 @@ async fn get(source: &Source) -> Result<Duration, ClientError> {
     let body = serde_json::to_vec(&ask).expect("texts serialise");
     let mut url = source.url.clone();
     url.set_path(PATH);
-    let (status, body) = http::post(&http::tls(&source.authorities)?, &url, Some(token.trim()), body).await?;
+    let tls = believed(source)?;
+    let (status, body) = http::post(&tls, &url, Some(token.trim()), body).await?;
     if !status.is_success() {
         let said: Option<Value> = serde_json::from_slice(&body).ok();
         let why = said.and_then(|said| Some(said["error"].as_str()?.to_owned())).unwrap_or_default();
@@ -122,11 +127,28 @@ async fn get(source: &Source) -> Result<Duration, ClientError> {
     }
     let given: Given = serde_json::from_slice(&body).map_err(|_| ClientError::Answer)?;
     let left = left(&given.certificate, SystemTime::now()).ok_or(ClientError::Answer)?;
-    let (directory, authorities) = (source.directory.clone(), given.authorities);
-    let written =
-        tokio::task::spawn_blocking(move || renew(&directory, &given.certificate, &key, &authorities));
+    let directory = source.directory.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        renew(&directory, &given.certificate, &key, &given.authorities)?;
+        remember(&directory, &given.issuers)?;
+        Ok::<_, ClientError>(())
+    });
     written.await.map_err(io::Error::other)??;
     Ok(left / 3 * 2)
+}
+
+/// Believes the injector whom this program was given with, and whom it named since: its authority may have a successor.
+fn believed(source: &Source) -> Result<TlsConnector, ClientError> {
+    let known = fs::read_to_string(source.directory.join(ISSUERS_FILE)).unwrap_or_default();
+    // What is not readable is as if it were not there.
+    http::tls(&format!("{}\n{known}", source.authorities)).or_else(|_| http::tls(&source.authorities))
+}
+
+/// Keeps whom the injector names, for this program when it starts again.
+fn remember(directory: &Path, issuers: &str) -> io::Result<()> {
+    let half = directory.join(format!("{ISSUERS_FILE}.new"));
+    fs::write(&half, issuers)?;
+    fs::rename(half, directory.join(ISSUERS_FILE))
 }
 
 /// How long a certificate is good.

@@ -57,4 +57,7 @@ struct Given {
     certificate: String,
     /// Whom to believe, PEM.
     authorities: String,
+    /// Whom of them to believe of the injector's own certificate; only those that were known if it is empty.
+    #[serde(default)]
+    issuers: String,
 }

@@ -138,5 +138,5 @@ async fn give<C: IdentityCalls>(
     let certificate = trusted.authority.sign(&ask.request, &issuer.domain, &granted, validity);
     let certificate = certificate.map_err(Refused::Request)?;
     info!(namespace = %who.namespace, pod = %who.pod, wanted = ?ask.wanted, "identity given");
-    Ok(Given { certificate, authorities: trusted.believed.clone() })
+    Ok(Given { certificate, authorities: trusted.believed.clone(), issuers: trusted.own.clone() })
 }

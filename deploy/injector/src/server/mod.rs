@@ -18,6 +18,8 @@ mod metrics;
 mod routes;
 
 use std::{
+    borrow::Cow,
+    fmt,
     future::Future,
     io,
     net::SocketAddr,
@@ -68,11 +70,29 @@ pub struct Extras {
     pub routes: Router,
     /// Further metrics; the prefix is [`METRICS_PREFIX`].
     pub registry: Registry,
+    /// The authorities in `identity_from` as they are at any time, where they may change.
+    pub authorities: Option<Authorities>,
+}
+
+/// Authorities that may change, PEM.
+pub struct Authorities(Box<dyn Fn() -> String + Send + Sync>);
+
+impl Authorities {
+    /// What `now` answers.
+    pub fn new(now: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self(Box::new(now))
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Authorities").finish_non_exhaustive()
+    }
 }
 
 impl Default for Extras {
     fn default() -> Self {
-        Self { routes: Router::new(), registry: Registry::with_prefix(METRICS_PREFIX) }
+        Self { routes: Router::new(), registry: Registry::with_prefix(METRICS_PREFIX), authorities: None }
     }
 }
 
@@ -106,10 +126,23 @@ pub enum ServeError {
 /// What all connections share.
 struct Shared {
     injection: Config,
+    authorities: Option<Authorities>,
     metrics: Metrics,
     /// Bytes of bodies that may be in memory.
     memory: Arc<Semaphore>,
     certificate: Arc<Certificate>,
+}
+
+impl Shared {
+    /// What a pod gets now.
+    fn injection(&self) -> Cow<'_, Config> {
+        let Some(authorities) = &self.authorities else { return Cow::Borrowed(&self.injection) };
+        let mut injection = self.injection.clone();
+        if let Some(from) = &mut injection.identity_from {
+            from.authorities = authorities.0();
+        }
+        Cow::Owned(injection)
+    }
 }
 
 /// Serves until `shutdown`, and then until what was asked is answered.
@@ -129,6 +162,7 @@ pub async fn run_with(
     let metrics = Metrics::new(extras.registry);
     let shared = Arc::new(Shared {
         injection: config.injection,
+        authorities: extras.authorities,
         metrics,
         memory: Arc::new(Semaphore::new(limits::BODIES_MAX_BYTES)),
         certificate: certificate.clone(),

@@ -63,7 +63,7 @@ async fn mutate(State(place): State<Place>, body: Body) -> Response {
             return (status, [(header::CONNECTION, "close")]).into_response();
         }
     };
-    match review(&body.bytes, &place.labels, &place.shared.injection) {
+    match review(&body.bytes, &place.labels, &place.shared.injection()) {
         Ok(answer) => {
             metrics.on_answer(&answer, begun.elapsed());
             ([(header::CONTENT_TYPE, "application/json")], answer.body).into_response()
