@@ -53,7 +53,7 @@ pub use promote::{
     prepare as prepare_promotion, promote,
 };
 pub use rebuild::{RebuildReport, rebuild};
-pub use rehearse::{RehearseOptions, RehearseReport, rehearse};
+pub use rehearse::{RehearseOptions, RehearseReport, record_result, rehearse};
 pub use report::{PointReport, points};
 pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};

@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tidelock_proto::{PointId, Verdict, VolumeName};
+use tidelock_proto::{PointId, Verdict, VolumeName, limits::TAG_MAX_BYTES};
 use tidelock_receiver::reconcile::Report;
 
 use crate::{
@@ -128,7 +128,7 @@ pub fn rehearse(
         again: options.again,
     };
     let recorded = match options.record {
-        true => record(access, volume, &done.point, verdict)?,
+        true => record_result(access, volume, &done.point, verdict)?,
         false => None,
     };
     Ok(RehearseReport {
@@ -187,8 +187,9 @@ fn open(
     Ok(Opened { volume: done.volume, point: done.point, work: Some(done.work), mounted: None, mount_missed })
 }
 
-/// Names the point by the result, unless it has so many names that those people give would find no room.
-fn record(
+/// Names a point by the result of a test, unless it has so many names that those people give would find no room. Tells what was
+/// written: a name is one line, and not a long one.
+pub fn record_result(
     access: &Access,
     volume: &VolumeName,
     point: &PointReport,
@@ -201,9 +202,15 @@ fn record(
     }
     // After the last one nobody hears of the next on this point, so none is announced: nothing is overdue that was only not written.
     verdict.again = verdict.again.filter(|_| room > 1);
-    let result = verdict.to_string();
-    access.tag(volume, id, &result)?;
-    Ok(Some(result))
+    let mut line = String::new();
+    for letter in verdict.to_string().chars().map(|letter| if letter.is_control() { ' ' } else { letter }) {
+        if line.len() + letter.len_utf8() > TAG_MAX_BYTES {
+            break;
+        }
+        line.push(letter);
+    }
+    access.tag(volume, id, &line)?;
+    Ok(Some(line))
 }
 
 /// When a command is ended that does not end by itself.

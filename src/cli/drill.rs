@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::Context;
 use tidelock_failover::{Access, At, RehearseOptions, RehearseReport, rehearse};
+use tidelock_manifests::Key;
 use tidelock_proto::VolumeName;
 
 use super::{
@@ -22,6 +23,8 @@ use super::{
     restore::{Accept, work},
     signals,
     source::Source,
+    subject::Subject,
+    trial::{self, Common, OfWorkload},
 };
 
 /// How often a drill looks whether it is to end.
@@ -29,14 +32,11 @@ const POLL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// Where to open the point; created, or must be empty. With --run it is mounted there, writable, where FUSE is available, and copied otherwise. It is removed again
-    #[arg(long, value_name = "DIR")]
-    to: PathBuf,
     /// Check it with this command: `sh -c` in the directory, with TIDELOCK_DIR, TIDELOCK_VOLUME and TIDELOCK_POINT set. 0 is
     /// good
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
-    /// How long the command may take
+    /// How long the command may take; of a workload, how long its volumes may be filled, and how long it may take until it is ready
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// Copy the point, though it could be mounted: then all of it is read
@@ -61,17 +61,25 @@ struct Check {
 
 /// Fail over for a test, beside the running replication: open a point, check it, write the result on it, clean up
 ///
-/// Ends with 1 if the check failed.
+/// A volume is opened in a directory, and a command may check it. A workload is brought up in a namespace of its own, which NetworkPolicies
+/// isolate, with its volumes filled; it has to become ready. The namespace is removed again, also after Ctrl-C, and by the next test if
+/// this one is killed. Ends with 1 if the check failed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Test {
-    /// The volume, as TENANT/NAME
-    volume: VolumeName,
+    /// The volume, as TENANT/NAME; or a workload of Kubernetes: statefulset/NAME or deployment/NAME
+    #[arg(value_name = "VOLUME|WORKLOAD")]
+    subject: Subject,
+    /// Where to open the point of a volume; created, or must be empty. With --run it is mounted there, writable, where FUSE is available, and copied otherwise. It is removed again
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
     /// The point: `latest`, EPOCH.SEQ, tag:NAME, a time, or an age (-5m)
     #[arg(long, default_value_t, value_name = "WHEN", allow_hyphen_values = true)]
     at: At,
     /// Leave the directory as the command left it; implies --copy
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    workload: OfWorkload,
     #[command(flatten)]
     check: Check,
 }
@@ -82,6 +90,9 @@ pub(crate) struct Drill {
     /// The volumes, as TENANT/NAME
     #[arg(required = true)]
     volumes: Vec<VolumeName>,
+    /// Where to open the points; created, or must be empty. With --run they are mounted there, writable, where FUSE is available, and copied otherwise. They are removed again
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
     /// From the beginning of one drill to the next
     #[arg(long, value_name = "TIME", default_value = "6h", value_parser = humantime::parse_duration)]
     every: Duration,
@@ -124,13 +135,19 @@ impl Check {
 
 pub(crate) fn test(args: &Test) -> Result<(), Failure> {
     let check = &args.check;
+    let volume = match &args.subject {
+        Subject::Volume(volume) => volume,
+        Subject::Workload(workload) => return of_workload(args, workload),
+    };
+    let to =
+        args.to.as_ref().ok_or_else(|| Failure::usage("--to DIR is missing: where to open the point"))?;
     check.stand_back()?;
     let access = Arc::new(check.open()?);
     let bar = output::Bar::new(check.json);
     let options = check.options(args.at.clone(), args.keep, None);
     let stopped = signals::stopped()?;
     let interrupted = || stopped.load(Ordering::Relaxed);
-    let done = rehearse(&access, &args.volume, &check.to, &options, &|event| bar.on(event), &interrupted);
+    let done = rehearse(&access, volume, to, &options, &|event| bar.on(event), &interrupted);
     drop(bar);
     let report = done.map_err(Failure::failover)?;
     if check.json {
@@ -139,6 +156,24 @@ pub(crate) fn test(args: &Test) -> Result<(), Failure> {
         print(&report);
     }
     verdict(&report)
+}
+
+fn of_workload(args: &Test, workload: &Key) -> Result<(), Failure> {
+    let check = &args.check;
+    if args.to.is_some() || args.keep || check.run.is_some() || check.copy {
+        return Err(Failure::usage(
+            "--to, --run, --keep and --copy are of volumes: a workload says by itself whether it is ready",
+        ));
+    }
+    let common = Common {
+        at: &args.at,
+        accept: &check.accept,
+        record: !check.no_record,
+        json: check.json,
+        patience: check.timeout,
+        source: &check.source,
+    };
+    trial::run(workload, &args.workload, &common)
 }
 
 fn verdict(report: &RehearseReport) -> Result<(), Failure> {
@@ -225,7 +260,7 @@ fn one(
     let options = args.check.options(At::Latest, false, more.then_some(args.every));
     let done = args.check.open().and_then(|access| {
         let interrupted = || stopped.load(Ordering::Relaxed);
-        rehearse(&Arc::new(access), volume, &args.check.to, &options, &|_| {}, &interrupted)
+        rehearse(&Arc::new(access), volume, &args.to, &options, &|_| {}, &interrupted)
             .map_err(Failure::failover)
     });
     if stopped.load(Ordering::Relaxed) {

@@ -1,15 +1,14 @@
 //! `tidelock failover`: a workload is brought up in another cluster or namespace, from what was recorded of it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use tidelock_cluster::{
     api::{ApplyApi, connect_to},
-    failover::{Applied, carry_out},
-    identity::OBJECTS_VOLUME,
+    failover::{Applied, ApplyError, carry_out, check_claims, look},
 };
-use tidelock_failover::{Access, At, FenceReport, PromoteOptions, VolumePath, cat, fence_without_copy};
-use tidelock_manifests::{Document, Handover, Key, Mapping, Plan, Set, file_name, plan};
+use tidelock_failover::{Access, At, FenceReport, PromoteOptions, fence_without_copy};
+use tidelock_manifests::{Document, Handover, Key, Plan, plan};
 use tidelock_proto::VolumeName;
 
 use super::{
@@ -17,16 +16,14 @@ use super::{
     output,
     restore::Accept,
     source::Source,
+    workload::{self, Elsewhere, pair},
 };
-
-/// The longest record of a workload, in bytes.
-const DOCUMENT_MAX_BYTES: u64 = 64 << 20;
 
 /// Bring a workload up elsewhere: fence its old writer, apply its objects, and have its volumes filled with a point
 ///
-/// The objects are those that were recorded at that point. The cluster that the kubeconfig names must have an injector, which
-/// fills the volumes before the application starts. It needs nothing from the failed site. An interrupted failover is completed
-/// by the same command.
+/// The objects are those that were recorded at that point; the namespace is made if it is not there. The cluster that the kubeconfig
+/// names must have an injector, which fills the volumes before the application starts. It needs nothing from the failed site. An
+/// interrupted failover is completed by the same command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The workload: statefulset/NAME or deployment/NAME
@@ -40,15 +37,8 @@ pub(crate) struct Args {
     /// A namespace is called otherwise there; volumes there are new ones then, filled with the old ones' points
     #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
     namespace_map: Vec<(String, String)>,
-    /// A storage class is called otherwise there
-    #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
-    storage_class_map: Vec<(String, String)>,
-    /// Images that begin so begin otherwise there
-    #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
-    image_map: Vec<(String, String)>,
-    /// A field is otherwise there: KIND/NAME:/path/to/field=VALUE
-    #[arg(long, value_name = "FIELD=VALUE")]
-    set: Vec<Set>,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
     /// The receiver that pods there use, if their injector does not tell them
     #[arg(long, value_name = "HOST:PORT")]
     receiver_there: Option<String>,
@@ -77,14 +67,29 @@ struct Report<'a> {
     plan: &'a Plan,
     fenced: &'a [FenceReport],
     applied: Option<&'a Applied>,
+    /// What is lost, in milliseconds.
+    rpo_ms: f64,
+    /// Until the workload was ready, in milliseconds, and what of it was what.
+    rto_ms: Option<f64>,
+    phases: Option<Phases>,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (old, new) = text.split_once('=').ok_or("write OLD=NEW")?;
-    if old.is_empty() || new.is_empty() {
-        return Err("write OLD=NEW".to_owned());
+#[derive(Clone, Copy, Serialize)]
+struct Phases {
+    fence_ms: f64,
+    apply_ms: f64,
+    ready_ms: f64,
+}
+
+impl Phases {
+    fn of(fenced: &[FenceReport], applied: &Applied) -> Self {
+        let fence_ms = fenced.iter().map(|report| report.took_ms).sum();
+        Self { fence_ms, apply_ms: applied.apply_ms, ready_ms: applied.ready_ms }
     }
-    Ok((old.to_owned(), new.to_owned()))
+
+    fn sum(self) -> f64 {
+        self.fence_ms + self.apply_ms + self.ready_ms
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -95,98 +100,122 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         accept_unverified: args.accept.contains(&Accept::Unverified),
         ..PromoteOptions::default()
     };
-    let document = find(&access, args, &options)?;
-    let looked = fence(&access, &document, &options, true)?;
-    let planned = make(args, &document, &looked)?;
+    let (document, volumes, unprotected) =
+        workload::find(&access, &args.namespace, &args.workload, &options)?;
+    for claim in unprotected {
+        eprintln!("tidelock: claim {claim} was never protected: it will be empty there");
+    }
+    let looked = fence(&access, &volumes, &options, true)?;
+    let mut planned = make(args, &document, &handover(args, &looked))?;
     if args.dry_run {
         return show(args, &planned, &looked);
     }
-    // Who cannot reach the cluster there fences nobody.
+    // Who cannot reach the cluster there, or would start on something else, fences nobody.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(connect_to(args.context.clone()));
     let calls = ApplyApi::new(client.map_err(|error| Failure::new(REFUSED, error))?);
+    let refused = |error: ApplyError| Failure::new(REFUSED, error);
+    let standing = runtime.block_on(look(&calls, &planned)).map_err(refused)?;
+    planned.warnings.extend(standing.notes);
+    let earlier = standing.handover.filter(|earlier| goes_on(earlier, &looked));
+    if let Some(earlier) = &earlier {
+        planned = make(args, &document, earlier)?;
+    }
+    runtime.block_on(check_claims(&calls, &planned)).map_err(refused)?;
     if !args.json {
         tell(&planned, &looked);
     }
-    let fenced = fence(&access, &document, &options, false)?;
-    let planned = make(args, &document, &fenced)?;
+    let fenced = match &earlier {
+        Some(earlier) => {
+            eprintln!(
+                "tidelock: an earlier run has brought it up with the data of {}: going on with that",
+                earlier.at
+            );
+            Vec::new()
+        }
+        None => {
+            let fenced = fence(&access, &volumes, &options, false)?;
+            planned = make(args, &document, &handover(args, &fenced))?;
+            fenced
+        }
+    };
     let patience = Some(args.wait).filter(|wait| !wait.is_zero());
     let applied = runtime.block_on(carry_out(&calls, &planned, patience));
     let applied = applied.map_err(|error| Failure::new(FAILED, error))?;
+    let phases = Phases::of(&fenced, &applied);
     if args.json {
-        output::json(&Report { plan: &planned, fenced: &fenced, applied: Some(&applied) })?;
+        let (rto_ms, phases) = (Some(phases.sum()), Some(phases));
+        let (fenced, rpo_ms) = (&*fenced, rpo_ms(&fenced));
+        output::json(&Report { plan: &planned, fenced, applied: Some(&applied), rpo_ms, rto_ms, phases })?;
     } else {
-        done(&planned, &fenced, &applied);
+        done(&planned, &fenced, &applied, phases);
     }
-    match applied.ready {
-        Some(false) => {
-            Err(Failure::new(FAILED, anyhow::anyhow!("{} is not ready in time", planned.workload)))
-        }
-        _ => Ok(()),
-    }
+    verdict(&planned.workload, &applied)
 }
 
-/// The record that was in force at the point: first whatever names the volumes, then that of their point's time.
-fn find(access: &Access, args: &Args, options: &PromoteOptions) -> Result<Document, Failure> {
-    let about = match &args.at {
-        at @ (At::Time(_) | At::Ago(_)) => at.clone(),
-        At::Latest | At::Point(_) | At::Tag(_) => At::Latest,
+pub(crate) fn verdict(workload: &str, applied: &Applied) -> Result<(), Failure> {
+    if applied.ready != Some(false) {
+        return Ok(());
+    }
+    let waiting = match applied.waiting.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", applied.waiting.join("; ")),
     };
-    let near = read(access, args, &about)?;
-    let Some(first) = near.volumes.first() else { return Ok(near) };
-    let looked = fence_without_copy(access, &first.volume, options, true).map_err(Failure::failover)?;
-    read(access, args, &At::Time(looked.point.time_ns))
-}
-
-fn read(access: &Access, args: &Args, at: &At) -> Result<Document, Failure> {
-    let volume = VolumeName::new(&args.namespace, OBJECTS_VOLUME).map_err(Failure::usage)?;
-    let path = VolumePath::parse(file_name(&args.workload).as_bytes()).map_err(Failure::usage)?;
-    let mut text = Vec::new();
-    cat(access, &volume, at, &path, 0..DOCUMENT_MAX_BYTES, &mut text).map_err(Failure::failover)?;
-    Document::parse(&text).map_err(|error| Failure::new(FAILED, error))
+    Err(Failure::new(
+        FAILED,
+        anyhow::anyhow!(
+            "{workload} is not ready in time{waiting}; run the same command again to go on waiting"
+        ),
+    ))
 }
 
 /// The first fences the sidecar of all, and its point is one that the others have.
-fn fence(
+pub(crate) fn fence(
     access: &Access,
-    document: &Document,
+    volumes: &[VolumeName],
     options: &PromoteOptions,
     dry_run: bool,
 ) -> Result<Vec<FenceReport>, Failure> {
     let mut reports: Vec<FenceReport> = Vec::new();
-    for one in &document.volumes {
+    for volume in volumes {
         let at = reports.first().map_or_else(|| options.at.clone(), FenceReport::at);
         let options = PromoteOptions { at, ..options.clone() };
-        let report = fence_without_copy(access, &one.volume, &options, dry_run);
+        let report = fence_without_copy(access, volume, &options, dry_run);
         reports.push(report.map_err(Failure::failover)?);
     }
     Ok(reports)
 }
 
-fn make(args: &Args, document: &Document, fenced: &[FenceReport]) -> Result<Plan, Failure> {
-    let map = |pairs: &[(String, String)]| pairs.iter().cloned().collect::<BTreeMap<_, _>>();
-    let mapping = Mapping {
-        namespaces: map(&args.namespace_map),
-        storage_classes: map(&args.storage_class_map),
-        images: map(&args.image_map),
-        sets: args.set.clone(),
-    };
+/// Whether an earlier run has handed the volumes over to a writer that has come since.
+fn goes_on(earlier: &Handover, looked: &[FenceReport]) -> bool {
+    let current = looked.iter().filter(|report| !report.resumed).map(|report| report.old_epoch).max();
+    // The first epoch is nobody's promotion.
+    earlier.epoch.is_some_and(|epoch| epoch > 1 && Some(epoch) == current)
+}
+
+fn handover(args: &Args, fenced: &[FenceReport]) -> Handover {
     let time_ns = fenced.iter().map(|report| report.point.time_ns).max().unwrap_or_default();
-    let time = std::time::UNIX_EPOCH + Duration::from_nanos(time_ns);
-    let handover = Handover {
+    let time = UNIX_EPOCH + Duration::from_nanos(time_ns);
+    Handover {
         at: humantime::format_rfc3339_nanos(time).to_string(),
         epoch: fenced.iter().map(|report| report.epoch).max(),
         receiver: args.receiver_there.clone(),
-    };
-    plan(document, &mapping, &handover).map_err(|error| Failure::new(REFUSED, error))
+    }
+}
+
+fn make(args: &Args, document: &Document, handover: &Handover) -> Result<Plan, Failure> {
+    let mapping = args.elsewhere.mapping(&args.namespace_map);
+    plan(document, &mapping, handover).map_err(|error| Failure::new(REFUSED, error))
 }
 
 /// The objects on standard output, for whoever wants to apply them; the rest beside it.
 fn show(args: &Args, plan: &Plan, looked: &[FenceReport]) -> Result<(), Failure> {
     if args.json {
-        return Ok(output::json(&Report { plan, fenced: looked, applied: None })?);
+        let rpo_ms = rpo_ms(looked);
+        let report = Report { plan, fenced: looked, applied: None, rpo_ms, rto_ms: None, phases: None };
+        return Ok(output::json(&report)?);
     }
-    for object in &plan.objects {
+    for object in [&plan.namespace].into_iter().chain(&plan.objects) {
         output::print(&format!("---\n{}", serde_json::to_string_pretty(object)?));
     }
     tell(plan, looked);
@@ -194,35 +223,57 @@ fn show(args: &Args, plan: &Plan, looked: &[FenceReport]) -> Result<(), Failure>
     Ok(())
 }
 
+fn rpo_ms(fenced: &[FenceReport]) -> f64 {
+    fenced.iter().map(|report| report.rpo_ms).fold(0.0, f64::max)
+}
+
 fn tell(plan: &Plan, looked: &[FenceReport]) {
     eprintln!("{} of namespace {} comes up in namespace {}:", plan.workload, plan.from, plan.to);
     for report in looked {
-        eprintln!(
-            "  volume {} at {} ({}), epoch {} → {}, RPO {}",
-            report.volume,
-            report.point.id,
-            report.point.time,
-            report.old_epoch,
-            report.epoch,
-            output::duration(report.rpo_ms)
-        );
+        eprintln!("{}, RPO {}", handed(report), output::duration(report.rpo_ms));
     }
+    let labels = plan.namespace["metadata"]["labels"].as_object().into_iter().flatten();
+    let labels: Vec<String> =
+        labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let labels = if labels.is_empty() { "no labels".to_owned() } else { labels.join(", ") };
+    eprintln!("  namespace {}, made with {labels} if it is not there", plan.to);
     eprintln!("  {} objects", plan.objects.len());
     plan.warnings.iter().for_each(|warning| eprintln!("  note: {warning}"));
 }
 
-fn done(plan: &Plan, fenced: &[FenceReport], applied: &Applied) {
-    let rpo = fenced.iter().map(|report| report.rpo_ms).fold(0.0, f64::max);
-    let rto = fenced.iter().map(|report| report.took_ms).sum::<f64>() + applied.took_ms;
+/// A volume and its point, for people.
+pub(crate) fn handed(report: &FenceReport) -> String {
+    let epoch = match report.resumed {
+        true => format!("{}, which an earlier run has raised", report.epoch),
+        false => format!("{} → {}", report.old_epoch, report.epoch),
+    };
+    format!("  volume {} at {} ({}), epoch {epoch}", report.volume, report.point.id, report.point.time)
+}
+
+fn done(plan: &Plan, fenced: &[FenceReport], applied: &Applied, phases: Phases) {
     let ready = match applied.ready {
         Some(true) => "ready",
         Some(false) => "not ready yet",
         None => "not waited for",
     };
+    let made = if applied.namespace_created { ", which was made" } else { "" };
+    let rpo = match fenced.is_empty() {
+        true => "as an earlier run has said".to_owned(),
+        false => output::duration(rpo_ms(fenced)),
+    };
     output::facts(&[
-        ("applied", format!("{} objects in namespace {}", applied.objects, plan.to)),
+        ("applied", format!("{} objects in namespace {}{made}", applied.objects, plan.to)),
         ("workload", format!("{}: {ready}", plan.workload)),
-        ("RPO", output::duration(rpo)),
-        ("RTO", output::duration(rto)),
+        ("RPO", rpo),
+        (
+            "RTO",
+            format!(
+                "{} (fence {}, apply {}, fill and start {})",
+                output::duration(phases.sum()),
+                output::duration(phases.fence_ms),
+                output::duration(phases.apply_ms),
+                output::duration(phases.ready_ms)
+            ),
+        ),
     ]);
 }

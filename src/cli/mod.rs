@@ -10,6 +10,7 @@ mod demo;
 mod diff;
 mod drill;
 pub(crate) mod exit;
+mod failback;
 mod failover;
 mod failpoint;
 mod find;
@@ -42,9 +43,12 @@ mod source;
 mod stats;
 mod status;
 mod store;
+mod subject;
+mod trial;
 mod verify;
 mod watchdog;
 mod window;
+mod workload;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -67,6 +71,7 @@ enum Command {
     Cat(cat::Args),
     Check(check::Args),
     Diff(diff::Args),
+    Failback(failback::Args),
     Failover(failover::Args),
     Find(find::Args),
     Stats(stats::Args),
@@ -129,6 +134,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Cat(args) => cat::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Failback(args) => failback::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Stats(args) => stats::run(&args),

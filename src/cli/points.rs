@@ -1,15 +1,21 @@
 //! `tidelock points`: the recovery points of a volume.
 
-use tidelock_failover::{PointReport, points};
+use serde::Serialize;
+use tidelock_failover::{Access, PointReport, points};
+use tidelock_manifests::Key;
 use tidelock_proto::VolumeName;
 
-use super::{exit::Failure, output, source::Source};
+use super::{exit::Failure, output, source::Source, subject::Subject, workload::volumes_of};
 
-/// List the recovery points of a volume, oldest first
+/// List the recovery points of a volume, or of all volumes of a workload, oldest first
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The volume, as TENANT/NAME
-    volume: VolumeName,
+    /// The volume, as TENANT/NAME; or a workload of Kubernetes: statefulset/NAME or deployment/NAME
+    #[arg(value_name = "VOLUME|WORKLOAD")]
+    subject: Subject,
+    /// The workload's namespace
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    namespace: String,
     /// Only this many of the newest
     #[arg(long, short = 'n', default_value_t = 50, value_name = "COUNT")]
     newest: usize,
@@ -23,18 +29,62 @@ pub(crate) struct Args {
     source: Source,
 }
 
+const HEADING: [&str; 9] =
+    ["POINT", "TIME", "CONSISTENCY", "TRACKER", "HOW", "LINE", "GROUP", "TAGS", "CONDITIONS"];
+
+/// The points of one of a workload's volumes.
+#[derive(Serialize)]
+struct OfVolume {
+    volume: String,
+    points: Vec<PointReport>,
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let access = args.source.open()?;
+    match &args.subject {
+        Subject::Volume(volume) => of_volume(args, &access, volume),
+        Subject::Workload(workload) => of_workload(args, &access, workload),
+    }
+}
+
+fn list(args: &Args, access: &Access, volume: &VolumeName) -> Result<Vec<PointReport>, Failure> {
     let newest = if args.all { None } else { Some(args.newest) };
-    let found = points(&args.source.open()?, &args.volume, newest).map_err(Failure::failover)?;
+    points(access, volume, newest).map_err(Failure::failover)
+}
+
+fn of_volume(args: &Args, access: &Access, volume: &VolumeName) -> Result<(), Failure> {
+    let found = list(args, access, volume)?;
     if args.json {
         return Ok(output::json(&found)?);
     }
     let rows: Vec<_> = found.iter().map(row).collect();
-    output::table(
-        ["POINT", "TIME", "CONSISTENCY", "TRACKER", "HOW", "LINE", "GROUP", "TAGS", "CONDITIONS"],
-        &rows,
-    );
+    output::table(HEADING, &rows);
     Ok(())
+}
+
+fn of_workload(args: &Args, access: &Access, workload: &Key) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    for volume in volumes_of(access, &args.namespace, workload)? {
+        let points = list(args, access, &volume)?;
+        found.push(OfVolume { volume: volume.to_string(), points });
+    }
+    if args.json {
+        return Ok(output::json(&found)?);
+    }
+    let mut rows: Vec<_> =
+        found.iter().flat_map(|of| of.points.iter().map(|point| (&of.volume, point))).collect();
+    rows.sort_by_key(|(volume, point)| (point.time_ns, *volume));
+    let rows: Vec<[String; 10]> = rows.into_iter().map(|(volume, point)| wide(volume, point)).collect();
+    let mut heading = ["VOLUME"; 10];
+    heading[1..].copy_from_slice(&HEADING);
+    output::table(heading, &rows);
+    Ok(())
+}
+
+fn wide(volume: &str, point: &PointReport) -> [String; 10] {
+    let mut cells = std::array::from_fn(|_| volume.to_owned());
+    cells[1..].clone_from_slice(&row(point));
+    cells
 }
 
 fn row(point: &PointReport) -> [String; 9] {

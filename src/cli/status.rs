@@ -13,13 +13,19 @@ use super::{
     exit::Failure,
     output::{self, or_dash},
     source::Source,
+    subject::Subject,
+    workload::volumes_of,
 };
 
-/// Show the state and lag of all volumes, or of one
+/// Show the state and lag of all volumes, of one, or of those of a workload
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The volume, as TENANT/NAME
-    volume: Option<VolumeName>,
+    /// The volume, as TENANT/NAME; or a workload of Kubernetes: statefulset/NAME or deployment/NAME
+    #[arg(value_name = "VOLUME|WORKLOAD")]
+    subject: Option<Subject>,
+    /// The workload's namespace
+    #[arg(short, long, default_value = "default", value_name = "NAME")]
+    namespace: String,
     /// Show it again and again, until Ctrl-C; of a receiver that is away, as soon as it is back
     #[arg(long, short = 'w', conflicts_with_all = ["json", "store"])]
     watch: bool,
@@ -55,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.watch {
         return watch(args);
     }
-    let found = status(&args.source.open()?, args.volume.as_ref()).map_err(Failure::failover)?;
+    let found = find(args, &args.source.open()?)?;
     if args.json {
         return Ok(output::json(&found)?);
     }
@@ -118,7 +124,22 @@ fn look(args: &Args, access: &mut Option<Access>) -> Result<Vec<VolumeReport>, F
         Some(access) => access,
         None => access.insert(args.source.open()?),
     };
-    status(access, args.volume.as_ref()).map_err(Failure::failover)
+    find(args, access)
+}
+
+fn find(args: &Args, access: &Access) -> Result<Vec<VolumeReport>, Failure> {
+    let of = |volume: Option<&VolumeName>| status(access, volume).map_err(Failure::failover);
+    match &args.subject {
+        None => of(None),
+        Some(Subject::Volume(volume)) => of(Some(volume)),
+        Some(Subject::Workload(workload)) => {
+            let mut found = Vec::new();
+            for volume in volumes_of(access, &args.namespace, workload)? {
+                found.extend(of(Some(&volume))?);
+            }
+            Ok(found)
+        }
+    }
 }
 
 /// On a terminal the next table takes the place of the last; elsewhere it follows.

@@ -9,8 +9,12 @@
 //! - [`election`]: one of several replicas does what only one should do.
 //! - [`identity`]: how pods get certificates of that authority.
 //! - [`failover`]: a workload is brought up elsewhere, from what was recorded of it.
+//! - [`failback`]: and back, where its old volumes are.
+//! - [`trial`]: or only to see whether it comes up.
+//! - [`jobs`]: what works on volumes while no pod of theirs runs.
 //! - [`managed`]: the injector with both.
 //! - [`probe`]: injector and receiver are asked from outside whether they do their work.
+//! - [`ready`]: a workload is waited for.
 //! - [`record`]: what belongs to protected workloads is written down.
 //! - [`watch`]: pods that asked for protection and do not have it are counted and told of.
 
@@ -18,10 +22,16 @@ pub mod api;
 pub mod authority;
 pub mod check;
 pub mod election;
+pub mod failback;
 pub mod failover;
 pub mod identity;
+pub mod jobs;
 pub mod limits;
 pub mod managed;
 pub mod probe;
+pub mod ready;
 pub mod record;
+#[cfg(test)]
+mod shelf;
+pub mod trial;
 pub mod watch;

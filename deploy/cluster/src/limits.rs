@@ -26,6 +26,14 @@ pub const WEBHOOK_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const IDENTITY_VALIDITY: Duration = Duration::from_secs(24 * 3600);
 /// How often a workload is looked at until it is ready.
 pub const READY_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a Job's pod is tried again.
+pub const JOB_RETRIES: u32 = 3;
+/// For how long a Job that has ended is kept, so that its log can be read.
+pub const JOB_KEPT_FOR: Duration = Duration::from_secs(3600);
+/// The longest name of a Job: that of its pods has a few letters more, and both are values of labels.
+pub const JOB_NAME_MAX_BYTES: usize = 57;
+/// How long the removal of a namespace may take.
+pub const NAMESPACE_REMOVAL: Duration = Duration::from_secs(300);
 /// A record that does not change is written at least so often.
 pub const RECORD_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
 /// Pods in one answer of the API.

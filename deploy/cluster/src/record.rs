@@ -115,7 +115,7 @@ async fn list(
     namespace: &str,
     secrets: bool,
 ) -> Result<Vec<serde_json::Value>, ApiError> {
-    let mut objects = Vec::new();
+    let mut objects: Vec<_> = calls.namespace(namespace).await?.into_iter().collect();
     for kind in kinds().filter(|kind| secrets || *kind != "Secret") {
         objects.extend(calls.objects(namespace, kind).await?);
     }
@@ -163,6 +163,10 @@ mod tests {
         async fn objects(&self, _: &str, kind: &str) -> Result<Vec<Value>, ApiError> {
             Ok(self.1.iter().filter(|object| object["kind"] == kind).cloned().collect())
         }
+
+        async fn namespace(&self, name: &str) -> Result<Option<Value>, ApiError> {
+            Ok(Some(json!({"kind": "Namespace", "metadata": {"name": name, "labels": {"team": "a"}}})))
+        }
     }
 
     #[test]
@@ -203,6 +207,7 @@ mod tests {
         let text = fs::read(&file).expect("there");
         let document = Document::parse(&text).expect("a document");
         assert_eq!(document.objects[0]["spec"]["replicas"], 2);
+        assert_eq!(document.namespace_labels["team"], "a");
         shelf.0.clear();
         shelf.1.clear();
         look(&shelf, dir.path(), true, now).await.expect("looked");

@@ -23,6 +23,9 @@ pub struct Document {
     pub version: u32,
     /// Its namespace, which is the tenant.
     pub namespace: String,
+    /// The labels of the namespace, without its name; empty if nobody looked.
+    #[serde(default)]
+    pub namespace_labels: BTreeMap<String, String>,
     /// Its kind.
     pub kind: Workload,
     /// Its name.
@@ -67,7 +70,7 @@ pub fn file_name(workload: &Key) -> String {
 }
 
 impl Document {
-    /// Of a workload, out of all objects of its namespace. None if it is not there.
+    /// Of a workload, out of all objects of its namespace, and the namespace itself. None if it is not there.
     pub fn record(objects: &[Value], namespace: &str, workload: &Key, secrets: bool) -> Option<Self> {
         let kind = Workload::of(&workload.kind)?;
         let (found, excluded) = closure(objects, workload, secrets);
@@ -80,6 +83,7 @@ impl Document {
         Some(Self {
             version: DOCUMENT_VERSION,
             namespace: namespace.to_owned(),
+            namespace_labels: namespace_labels(objects, namespace),
             kind,
             name: workload.name.clone(),
             volumes,
@@ -102,6 +106,14 @@ impl Document {
     pub fn to_text(&self) -> String {
         serde_json::to_string_pretty(self).expect("JSON values serialise") + "\n"
     }
+}
+
+/// What people have said of the namespace; its name is the cluster's own label.
+fn namespace_labels(objects: &[Value], namespace: &str) -> BTreeMap<String, String> {
+    let own = |one: &&Value| one["kind"] == "Namespace" && one["metadata"]["name"] == namespace;
+    let labels = objects.iter().find(own).map(|own| texts(&own["metadata"]["labels"])).unwrap_or_default();
+    let said = labels.into_iter().filter(|(key, _)| *key != "kubernetes.io/metadata.name");
+    said.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 fn volume(claim: &Value, namespace: &str) -> Option<Volume> {

@@ -16,13 +16,15 @@ mod mapping;
 mod object;
 mod plan;
 mod sanitise;
+mod scratch;
 
 pub use closure::{Excluded, closure};
 pub use document::{DOCUMENT_VERSION, Document, DocumentError, Volume, file_name};
 pub use mapping::{Mapping, MappingError, Set};
 pub use object::{Key, KeyError, Selector, Workload};
-pub use plan::{Handover, Plan, PlanError, plan};
+pub use plan::{FILLED_WITH, Handover, Plan, PlanError, plan};
 pub use sanitise::sanitise;
+pub use scratch::{FILL, JOB, SCRATCH, Trial, trial, trial_namespace, trial_of};
 
 /// The label by which an object says to which workload it belongs: `KIND.NAME`, such as `statefulset.orders`.
 pub const BELONGS: &str = "tidelock.dev/belongs-to";

@@ -20,6 +20,11 @@ impl Key {
         Self { kind: kind.to_owned(), name: name.to_owned() }
     }
 
+    /// Whether it is the claim of this name.
+    pub(crate) fn is_claim(&self, name: &str) -> bool {
+        self.kind == "PersistentVolumeClaim" && self.name == name
+    }
+
     /// Of an object; none if it has no kind or no name.
     pub fn of(object: &Value) -> Option<Self> {
         Some(Self::new(object["kind"].as_str()?, object["metadata"]["name"].as_str()?))

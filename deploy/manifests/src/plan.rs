@@ -14,6 +14,9 @@ use crate::{
     sanitise::sanitise,
 };
 
+/// The annotation of a claim that says what it was made to be filled with.
+pub const FILLED_WITH: &str = "tidelock.dev/filled-with";
+
 /// How the pods there come to their data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handover {
@@ -25,6 +28,13 @@ pub struct Handover {
     pub receiver: Option<String>,
 }
 
+impl Handover {
+    /// What a claim says that is filled with a volume.
+    pub fn mark(&self, volume: &VolumeName) -> String {
+        self.epoch.map_or_else(|| volume.to_string(), |epoch| format!("{volume} for epoch {epoch}"))
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
@@ -34,6 +44,8 @@ pub struct Plan {
     pub from: String,
     /// Where it will be.
     pub to: String,
+    /// The namespace, which is made if it is not there.
+    pub namespace: Value,
     /// What is applied, in this order.
     pub objects: Vec<Value>,
     /// The volumes that are filled, by claim.
@@ -54,6 +66,11 @@ pub enum PlanError {
     /// The workload itself is not there.
     #[error("the record does not hold {0}")]
     NoWorkload(String),
+    /// A trial of it could not be kept apart.
+    #[error(
+        "the pods of {0} are in the node's network, which no NetworkPolicy isolates: it cannot be tried in a namespace of its own"
+    )]
+    NotIsolated(String),
     /// A field cannot be set.
     #[error(transparent)]
     Mapping(#[from] MappingError),
@@ -93,6 +110,9 @@ pub fn plan(document: &Document, mapping: &Mapping, handover: &Handover) -> Resu
             found = true;
             hand_over(&mut object, document, mapping, handover);
         }
+        if let Some(volume) = document.volumes.iter().find(|one| key.is_claim(&one.claim)) {
+            mark(&mut object, &handover.mark(&volume.volume));
+        }
         objects.push(object);
     }
     if !found {
@@ -106,7 +126,33 @@ pub fn plan(document: &Document, mapping: &Mapping, handover: &Handover) -> Resu
     let volumes = document.volumes.iter().map(|one| (one.claim.clone(), one.volume.clone())).collect();
     let warnings = warnings(document, &objects, to);
     let (from, to) = (document.namespace.clone(), to.to_owned());
-    Ok(Plan { workload: workload.to_string(), from, to, objects, volumes, warnings })
+    let namespace = namespace(document, &to);
+    Ok(Plan { workload: workload.to_string(), from, to, namespace, objects, volumes, warnings })
+}
+
+/// The namespace as it is made: its pods are injected and judged as they were. What else its labels say is for whoever
+/// looks after that cluster.
+fn namespace(document: &Document, name: &str) -> Value {
+    let labels = document.namespace_labels.iter().filter(|(key, _)| is_taken_along(key));
+    let labels: BTreeMap<&String, &String> = labels.collect();
+    let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    if !labels.is_empty() {
+        namespace["metadata"]["labels"] = json!(labels);
+    }
+    namespace
+}
+
+fn is_taken_along(label: &str) -> bool {
+    label == "tidelock.dev/inject" || label.starts_with("pod-security.kubernetes.io/")
+}
+
+/// Notes on a claim what it is filled with, so that one which holds something else is recognised.
+fn mark(claim: &mut Value, mark: &str) {
+    let Some(meta) = claim.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let annotations = meta.entry("annotations").or_insert_with(|| json!({}));
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(FILLED_WITH.to_owned(), mark.into());
+    }
 }
 
 /// Asks the injector there for pods that fill their empty volumes with the point, and go on as the new writer.
@@ -135,6 +181,15 @@ fn hand_over(object: &mut Value, document: &Document, mapping: &Mapping, handove
 
 fn warnings(document: &Document, objects: &[Value], to: &str) -> Vec<String> {
     let mut warnings = Vec::new();
+    let other: Vec<&str> =
+        document.namespace_labels.keys().map(String::as_str).filter(|key| !is_taken_along(key)).collect();
+    if !other.is_empty() {
+        warnings.push(format!(
+            "labels of namespace {} stay behind: {}",
+            document.namespace,
+            other.join(", ")
+        ));
+    }
     for (object, why) in &document.left_out {
         warnings.push(format!("{object} was not recorded ({why}): it has to be there already"));
     }

@@ -31,6 +31,9 @@ fn recorded() -> Document {
         object("v1", "Service", "headless"),
         object("v1", "ServiceAccount", "db"),
         object("v1", "Secret", "password"),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {
+            "kubernetes.io/metadata.name": "shop", "tidelock.dev/inject": "true", "tidelock.dev/allow-exact": "true",
+            "pod-security.kubernetes.io/enforce": "restricted", "mesh.example.org/inject": "yes"}}}),
     ];
     let workload = "sts/orders".parse().expect("a workload");
     Document::record(&all, "shop", &workload, true).expect("it is there")
@@ -53,6 +56,25 @@ fn what_others_refer_to_comes_first_and_pods_are_told_where_their_data_is() {
     let annotations = json!({"tidelock.dev/restore": "2026-01-31T12:30:00Z", "tidelock.dev/epoch": "2"});
     assert_eq!(meta["annotations"], annotations);
     assert!(plan.objects.iter().all(|object| object["metadata"]["uid"].is_null()));
+    let claim = plan.objects.iter().find(|one| one["kind"] == "PersistentVolumeClaim").expect("planned");
+    assert_eq!(claim["metadata"]["annotations"][FILLED_WITH], "shop/data-orders-0 for epoch 2");
+}
+
+#[test]
+fn the_namespace_has_the_labels_that_decide_on_its_pods_and_the_rest_is_told_of() {
+    let namespaces = BTreeMap::from([("shop".to_owned(), "shop-dr".to_owned())]);
+    let mapping = Mapping { namespaces, ..Mapping::default() };
+    let planned = plan(&recorded(), &mapping, &handover()).expect("a plan");
+    let labels = json!({"tidelock.dev/inject": "true", "pod-security.kubernetes.io/enforce": "restricted"});
+    assert_eq!(planned.namespace["metadata"], json!({"name": "shop-dr", "labels": labels}));
+    let said = planned.warnings.join("\n");
+    assert!(said.contains("mesh.example.org/inject, tidelock.dev/allow-exact"), "{said}");
+    // What was recorded before labels were has none.
+    let mut text: Value = serde_json::from_str(&recorded().to_text()).expect("JSON");
+    text.as_object_mut().expect("a map").remove("namespace_labels");
+    let older = Document::parse(text.to_string().as_bytes()).expect("read");
+    let planned = plan(&older, &Mapping::default(), &handover()).expect("a plan");
+    assert_eq!(planned.namespace["metadata"], json!({"name": "shop"}));
 }
 
 #[test]

@@ -238,9 +238,9 @@ fn needed(calls: &str) -> BTreeSet<Right> {
     let calls: Value = serde_json::from_slice(&fs::read(path).expect("recorded")).expect("JSON");
     let right = |call: &Value| {
         let call = &call["call"];
-        // Names that are the program's own are known beforehand; those of pods and what makes them are not.
-        let own =
-            call["name"].as_str().filter(|_| call["resource"] != "pods" && call["resource"] != "replicasets");
+        // Names that are the program's own are known beforehand; those of others' pods, of what makes them, and of namespaces are not.
+        let others = ["pods", "replicasets", "namespaces"];
+        let own = call["name"].as_str().filter(|_| !others.iter().any(|one| call["resource"] == *one));
         let here = call["namespace"] == "protection";
         (word(&call["verb"]), word(&call["group"]), word(&call["resource"]), own.map(str::to_owned), here)
     };

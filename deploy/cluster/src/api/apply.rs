@@ -1,19 +1,25 @@
-//! What a failover asks: objects as they are to be, and whether the workload is ready. It asks as the person who runs it.
+//! What bringing a workload somewhere asks: objects as they are to be, what is there already, and the end of what is not to
+//! stay. It asks as the person who runs it.
 
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::KubeConfigOptions,
 };
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 use tidelock_manifests::KINDS;
 
 use super::ApiError;
 
 /// Whose fields these are, to the API server.
 const MANAGER: &str = "tidelock";
+/// What is made for a while and is nobody's workload: API version, kind, plural.
+const MADE: &[(&str, &str, &str)] =
+    &[("batch/v1", "Job", "jobs"), ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")];
 
-/// A failover's calls.
+/// The calls to a cluster that a workload is brought to, or rests in.
 pub trait ApplyCalls: Send + Sync {
     /// Makes an object what it is to be, whoever else has a say in its fields.
     fn apply(&self, object: &Value) -> impl Future<Output = Result<(), ApiError>> + Send;
@@ -24,6 +30,33 @@ pub trait ApplyCalls: Send + Sync {
         namespace: &str,
         name: &str,
     ) -> impl Future<Output = Result<Option<Value>, ApiError>> + Send;
+    /// A namespace, if it is there.
+    fn namespace(&self, name: &str) -> impl Future<Output = Result<Option<Value>, ApiError>> + Send;
+    /// Creates a namespace; a conflict says that it is there.
+    fn create_namespace(&self, namespace: &Value) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// The pods with these labels, as a selector writes them.
+    fn pods(
+        &self,
+        namespace: &str,
+        selector: &str,
+    ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
+    /// Says how many pods a workload is to have.
+    fn scale(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        replicas: i64,
+    ) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Begins to remove an object and what it has made; that it is not there is no error.
+    fn remove(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Begins to remove a namespace with all that is in it; that it is not there is no error.
+    fn remove_namespace(&self, name: &str) -> impl Future<Output = Result<(), ApiError>> + Send;
 }
 
 /// The calls over a client.
@@ -37,7 +70,8 @@ impl ApplyApi {
     }
 
     fn of(&self, kind: &str, namespace: &str) -> Result<Api<DynamicObject>, ApiError> {
-        let resource = resource(kind).ok_or_else(|| ApiError::Kind(kind.to_owned()))?;
+        let resource = resource(kind).or_else(|| named(MADE, kind));
+        let resource = resource.ok_or_else(|| ApiError::Kind(kind.to_owned()))?;
         Ok(Api::namespaced_with(self.0.clone(), namespace, &resource))
     }
 }
@@ -53,14 +87,67 @@ impl ApplyCalls for ApplyApi {
     }
 
     async fn read(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>, ApiError> {
-        let found = self.of(kind, namespace)?.get_opt(name).await?;
-        Ok(found.map(|object| serde_json::to_value(object).expect("an object serialises")))
+        Ok(self.of(kind, namespace)?.get_opt(name).await?.map(value))
+    }
+
+    async fn namespace(&self, name: &str) -> Result<Option<Value>, ApiError> {
+        let api: Api<Namespace> = Api::all(self.0.clone());
+        Ok(api.get_opt(name).await?.map(value))
+    }
+
+    async fn create_namespace(&self, namespace: &Value) -> Result<(), ApiError> {
+        let api: Api<Namespace> = Api::all(self.0.clone());
+        let namespace: Namespace = serde_json::from_value(namespace.clone())
+            .map_err(|error| ApiError::Kind(format!("Namespace ({error})")))?;
+        api.create(
+            &PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() },
+            &namespace,
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Value>, ApiError> {
+        let api: Api<Pod> = Api::namespaced(self.0.clone(), namespace);
+        let list = api.list(&ListParams::default().labels(selector)).await?;
+        Ok(list.items.into_iter().map(value).collect())
+    }
+
+    async fn scale(&self, kind: &str, namespace: &str, name: &str, replicas: i64) -> Result<(), ApiError> {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        self.of(kind, namespace)?.patch_scale(name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, kind: &str, namespace: &str, name: &str) -> Result<(), ApiError> {
+        gone(self.of(kind, namespace)?.delete(name, &DeleteParams::background()).await.map(drop))
+    }
+
+    async fn remove_namespace(&self, name: &str) -> Result<(), ApiError> {
+        let api: Api<Namespace> = Api::all(self.0.clone());
+        gone(api.delete(name, &DeleteParams::background()).await.map(drop))
+    }
+}
+
+fn value(object: impl Serialize) -> Value {
+    serde_json::to_value(object).expect("an object serialises")
+}
+
+/// What is not there needs not be removed.
+fn gone(removed: Result<(), kube::Error>) -> Result<(), ApiError> {
+    match removed {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        removed => Ok(removed?),
     }
 }
 
 /// How a kind is asked for.
 pub(super) fn resource(kind: &str) -> Option<ApiResource> {
-    let (version, kind, plural) = KINDS.iter().find(|(_, known, _)| *known == kind)?;
+    named(KINDS, kind)
+}
+
+fn named(kinds: &[(&str, &str, &str)], kind: &str) -> Option<ApiResource> {
+    let (version, kind, plural) = kinds.iter().find(|(_, known, _)| *known == kind)?;
     let (group, only) = version.split_once('/').unwrap_or(("", version));
     Some(ApiResource {
         group: group.to_owned(),

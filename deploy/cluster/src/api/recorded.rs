@@ -142,14 +142,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_failover_sends() {
+    async fn what_bringing_a_workload_somewhere_sends() {
+        let not_there =
+            || (404, json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"}));
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+        let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [
+            {"metadata": {"name": "orders-0"}}]});
         let (client, recorded) = client(vec![
+            not_there(),
+            (201, namespace.clone()),
             (200, json!({"metadata": {"name": "password"}})),
             (200, json!({"metadata": {"name": "orders"}})),
             (
                 200,
                 json!({"metadata": {"name": "orders", "generation": 1}, "spec": {}, "status": {"readyReplicas": 1}}),
             ),
+            (200, pods),
+            (200, json!({"metadata": {"name": "orders"}, "spec": {"replicas": 0}})),
+            (200, json!({"metadata": {"name": "orders-copy"}})),
+            (200, json!({"metadata": {"name": "orders-copy"}})),
+            not_there(),
+            (200, json!({"kind": "Status", "status": "Success"})),
         ]);
         let api = ApplyApi::new(client);
         let meta = |name: &str| json!({"name": name, "namespace": "shop"});
@@ -157,6 +170,10 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta("password"), "type": "Opaque"});
         let set =
             json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta("orders"), "spec": {}});
+        let job =
+            json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta("orders-copy"), "spec": {}});
+        assert!(api.namespace("shop").await.expect("an answer").is_none());
+        api.create_namespace(&namespace).await.expect("created");
         api.apply(&secret).await.expect("applied");
         api.apply(&set).await.expect("applied");
         let seen = api.read("StatefulSet", "shop", "orders").await.expect("an answer").expect("there");
@@ -165,6 +182,12 @@ mod tests {
             (&json!(1), &json!(1))
         );
         assert!(matches!(api.read("Node", "shop", "a").await, Err(ApiError::Kind(_))));
+        assert_eq!(api.pods("shop", "app=orders,tier=db").await.expect("an answer").len(), 1);
+        api.scale("StatefulSet", "shop", "orders", 0).await.expect("scaled");
+        api.apply(&job).await.expect("applied");
+        api.remove("Job", "shop", "orders-copy").await.expect("removed");
+        api.remove("Job", "shop", "orders-copy").await.expect("gone is removed");
+        api.remove_namespace("shop").await.expect("removed");
         recorded.check("failover");
     }
 
@@ -176,6 +199,11 @@ mod tests {
         let pod = |name: &str| json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": name}});
         let mut answers = vec![list(json!([pod("a")]), "more"), list(json!([pod("b")]), "")];
         answers.extend(kinds().map(|_| list(json!([{"metadata": {"name": "x"}, "spec": {}}]), "")));
+        let namespace = json!({"name": "shop", "labels": {"a": "b"}});
+        answers.push((
+            200,
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": namespace}),
+        ));
         let (client, recorded) = client(answers);
         let api = RecorderApi::new(client);
         assert_eq!(api.pods().await.expect("an answer").len(), 2);
@@ -183,6 +211,8 @@ mod tests {
             let found = api.objects("shop", kind).await.expect("an answer");
             assert_eq!((&found[0]["kind"], &found[0]["metadata"]["name"]), (&json!(kind), &json!("x")));
         }
+        let found = api.namespace("shop").await.expect("an answer").expect("there");
+        assert_eq!((&found["kind"], &found["metadata"]["labels"]["a"]), (&json!("Namespace"), &json!("b")));
         recorded.check("recorder");
     }
 

@@ -1,11 +1,11 @@
 //! What the recorder asks: which pods are protected, and the objects of their namespaces.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client,
     api::{ListParams, PartialObjectMeta},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidelock_manifests::KINDS;
 
 use super::{ApiError, apply::resource};
@@ -21,6 +21,8 @@ pub trait RecorderCalls: Send + Sync {
         namespace: &str,
         kind: &str,
     ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
+    /// The metadata of a namespace, if it is there.
+    fn namespace(&self, name: &str) -> impl Future<Output = Result<Option<Value>, ApiError>> + Send;
 }
 
 /// The calls over a client.
@@ -59,6 +61,13 @@ impl RecorderCalls for RecorderApi {
             value
         };
         Ok(list.items.into_iter().map(named).collect())
+    }
+
+    async fn namespace(&self, name: &str) -> Result<Option<Value>, ApiError> {
+        let api: Api<Namespace> = Api::all(self.0.clone());
+        // Metadata says of itself that it is nothing else.
+        let named = |found: PartialObjectMeta<Namespace>| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": found.metadata});
+        Ok(api.get_metadata_opt(name).await?.map(named))
     }
 }
 
