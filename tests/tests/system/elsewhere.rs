@@ -3,7 +3,7 @@
 //! No API server takes part: the objects are printed instead of applied, and what the injector adds to the pod is run by
 //! the test, as the kubelet would.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
 use serde_json::{Value, json};
 use tidelock_manifests::{Document, file_name};
@@ -15,97 +15,15 @@ use tidelock_tests::{
     wait::{self, SOON},
 };
 
+use crate::{cluster::documents, shop};
+
 const OBJECTS: &str = "shop/kubernetes_objects";
 const DATA: &str = "shop/data-orders-0";
-
-/// The namespace as its API server writes it.
-fn namespace() -> Vec<Value> {
-    let object = |version: &str, kind: &str, name: &str, rest: Value| {
-        let mut object = json!({
-            "apiVersion": version,
-            "kind": kind,
-            "metadata": {
-                "name": name, "namespace": "shop", "uid": format!("0f3c-{kind}-{name}"), "resourceVersion": "4711",
-                "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 2,
-                "managedFields": [{"manager": "helm", "operation": "Apply", "apiVersion": version}],
-            },
-        });
-        object.as_object_mut().expect("a map").extend(rest.as_object().expect("a map").clone());
-        object
-    };
-    let labels = json!({"app": "orders"});
-    let claim = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "fast", "volumeMode": "Filesystem",
-        "resources": {"requests": {"storage": "10Gi"}}});
-    let mut bound = claim.clone();
-    bound["volumeName"] = json!("pvc-0f3c");
-    let restricted = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
-    let pod = json!({
-        "serviceAccountName": "orders",
-        "terminationGracePeriodSeconds": 60,
-        "securityContext": {"runAsUser": 999, "runAsGroup": 999, "fsGroup": 999, "runAsNonRoot": true,
-            "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [{
-            "name": "postgres", "image": "registry.example.org/postgres:15",
-            "securityContext": restricted,
-            "env": [{"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "orders", "key": "password"}}}],
-            "volumeMounts": [
-                {"name": "data", "mountPath": "/var/lib/postgresql/data"},
-                {"name": "settings", "mountPath": "/etc/postgresql", "readOnly": true},
-            ],
-        }],
-        "volumes": [{"name": "settings", "configMap": {"name": "orders", "defaultMode": 420}}],
-    });
-    let service = json!({"type": "ClusterIP", "clusterIP": "10.96.1.7", "clusterIPs": ["10.96.1.7"],
-        "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster",
-        "sessionAffinity": "None", "selector": labels,
-        "ports": [{"name": "sql", "port": 5432, "protocol": "TCP", "targetPort": 5432}]});
-    vec![
-        object(
-            "apps/v1",
-            "StatefulSet",
-            "orders",
-            json!({
-                "spec": {
-                    "replicas": 1, "serviceName": "orders", "selector": {"matchLabels": labels},
-                    "template": {"metadata": {"labels": labels}, "spec": pod},
-                    "volumeClaimTemplates": [{"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-                        "metadata": {"name": "data", "creationTimestamp": null}, "spec": claim, "status": {"phase": "Pending"}}],
-                },
-                "status": {"replicas": 1, "readyReplicas": 1, "observedGeneration": 2},
-            }),
-        ),
-        object("v1", "Service", "orders", json!({"spec": service, "status": {"loadBalancer": {}}})),
-        object("v1", "Secret", "orders", json!({"type": "Opaque", "data": {"password": "c2VjcmV0"}})),
-        object("v1", "ConfigMap", "orders", json!({"data": {"postgresql.conf": "max_connections = 50\n"}})),
-        object("v1", "ServiceAccount", "orders", json!({})),
-        object(
-            "v1",
-            "PersistentVolumeClaim",
-            "data-orders-0",
-            json!({"spec": bound,
-            "status": {"phase": "Bound", "capacity": {"storage": "10Gi"}}}),
-        ),
-        object(
-            "policy/v1",
-            "PodDisruptionBudget",
-            "orders",
-            json!({"spec": {"maxUnavailable": 0, "selector": {"matchLabels": labels}}}),
-        ),
-        object("v1", "Secret", "of-others", json!({"type": "Opaque", "data": {"key": "eA=="}})),
-    ]
-}
 
 fn points(site: &Site, receiver: &Receiver, volume: &str) -> usize {
     let out = process::output(&mut site.operator_command(receiver, &["points", volume, "--all"]));
     let listed: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
     listed.get("points").unwrap_or(&listed).as_array().map_or(0, Vec::len)
-}
-
-fn documents(yaml: &Path) -> Vec<Value> {
-    let script =
-        "import json,sys,yaml; print(json.dumps([d for d in yaml.safe_load_all(open(sys.argv[1])) if d]))";
-    let text = process::run(Command::new("python3").args(["-c", script]).arg(yaml));
-    serde_json::from_str(&text).expect("JSON")
 }
 
 fn named<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
@@ -132,7 +50,7 @@ fn a_protected_postgresql_comes_up_in_another_namespace() {
     // What the recorder writes, and a sidecar that takes it to the journal.
     let objects = site.new_dir("objects");
     let workload = "sts/orders".parse().expect("a workload");
-    let document = Document::record(&namespace(), "shop", &workload, true).expect("it is there");
+    let document = Document::record(&shop::namespace(), "shop", &workload, true).expect("it is there");
     fs::write(site.path("new.json"), document.to_text()).expect("writable");
     fs::rename(site.path("new.json"), objects.join(file_name(&workload))).expect("writable");
     let mut recorder = site.sidecar(&receiver, &objects).volume(OBJECTS).start();
@@ -140,6 +58,33 @@ fn a_protected_postgresql_comes_up_in_another_namespace() {
     let mut sidecar = site.sidecar(&receiver, &site.path("data")).volume(DATA).start();
     pg.connect().batch_execute("insert into orders select generate_series(1, 1000)").expect("written");
     sidecar.caught_up(2 * SOON);
+
+    // By the name of the workload, from the receiver alone.
+    let shown = site.operator(&receiver, &["status", "sts/orders", "--namespace", "shop"]);
+    let volumes: Vec<&Value> = shown.as_array().expect("a list").iter().map(|one| &one["volume"]).collect();
+    assert_eq!(volumes, [&json!(DATA)]);
+    let listed =
+        site.operator(&receiver, &["points", "statefulset/orders", "--namespace", "shop", "--newest", "3"]);
+    let known = site.operator(&receiver, &["points", DATA, "--newest", "3"]);
+    assert_eq!((&listed[0]["volume"], &listed[0]["points"]), (&json!(DATA), &known));
+    let table = site
+        .tidelock([
+            "points",
+            "sts/orders",
+            "--namespace",
+            "shop",
+            "--receiver",
+            &receiver.listen,
+            "--identity",
+        ])
+        .arg(site.path("operator.id"))
+        .output()
+        .expect("it runs");
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.starts_with("VOLUME ") && table.contains("shop/data-orders-0  1."), "{table}");
+    let unknown = process::output(&mut site.operator_command(&receiver, &["status", "sts/orders"]));
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(unknown.status.code() == Some(64) && said.contains("--namespace"), "{said}");
 
     // The site is lost.
     pg.kill();
@@ -176,6 +121,7 @@ fn a_protected_postgresql_comes_up_in_another_namespace() {
     let all = documents(&file);
     let order: Vec<&str> = all.iter().filter_map(|one| one["kind"].as_str()).collect();
     let expected = [
+        "Namespace",
         "ServiceAccount",
         "Secret",
         "ConfigMap",
@@ -185,7 +131,9 @@ fn a_protected_postgresql_comes_up_in_another_namespace() {
         "StatefulSet",
     ];
     assert_eq!(order, expected);
-    for one in &all {
+    let labels = json!({"tidelock.dev/inject": "true", "pod-security.kubernetes.io/enforce": "restricted"});
+    assert_eq!(all[0]["metadata"], json!({"name": "shop-dr", "labels": labels}));
+    for one in &all[1..] {
         assert_eq!(one["metadata"]["namespace"], "shop-dr");
         assert!(one["metadata"]["uid"].is_null() && one["status"].is_null());
     }

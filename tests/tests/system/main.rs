@@ -3,6 +3,7 @@
 mod archive;
 mod browse;
 mod chart;
+mod cluster;
 mod configuration;
 mod cost;
 mod databases;
@@ -37,8 +38,10 @@ mod postgres;
 mod reflink;
 mod repair;
 mod roundtrip;
+mod shop;
 mod space;
 mod status;
 mod stopping;
 mod webhook;
 mod window;
+mod workload;
