@@ -32,8 +32,8 @@ pub const MOUNT_REQUEST_BYTES: u32 = 1024 * 1024;
 pub const MOUNT_END: Duration = Duration::from_secs(2);
 /// Files with local content of an instant promotion that are kept open.
 pub const INSTANT_OPEN_FILES: usize = 512;
-/// How long the journal of an instant promotion gets, at least, before it is begun anew, in bytes.
-pub const INSTANT_JOURNAL_BYTES: u64 = 32 * 1024 * 1024;
+/// How long the journal of an instant promotion gets, at least, before it is begun anew, in bytes. Tests see it happen.
+pub const INSTANT_JOURNAL_BYTES: u64 = if cfg!(test) { 16 * 1024 } else { 32 * 1024 * 1024 };
 /// Reads of an instant promotion that wait for the receiver, each on a thread of its own.
 pub const INSTANT_WAITERS: usize = 128;
 /// For how long a read of an instant promotion is tried until it is an error.

@@ -41,16 +41,26 @@ pub enum Step {
     Select,
     /// Reading its tree and looking for its content.
     Check,
+    /// Of an instant promotion: taking the directory.
+    Place,
     /// Raising the epoch.
     Fence,
     /// Writing the directory.
     Restore,
     /// The epoch was raised: writing what came since the copy was begun.
     Difference,
+    /// Of an instant promotion: the epoch was raised, and its journal is made; from then on it needs nobody.
+    Journal,
+    /// Of an instant promotion: mounting.
+    Mount,
     /// The receiver has let go of its image: it is renamed.
     Handover,
-    /// The directory is equal to the point: its marker goes.
+    /// The directory is equal to the point: its marker goes. Of an instant promotion: everything is local, and is put together.
     Complete,
+    /// Of an instant promotion: it is whole, and takes the mount's place.
+    Move,
+    /// Of an instant promotion: the plain directory is there, and how it was made goes.
+    Clear,
     /// Nothing is left to do.
     Done,
 }

@@ -1,6 +1,6 @@
 //! Where tests interrupt a command: `TIDELOCK_TEST_AT=kill:STEP` ends it there as SIGKILL does, `stop:STEP` holds it until SIGCONT.
 //!
-//! The steps are those that a promotion, or a restore into what is empty, tells of, and `content`: the middle of writing.
+//! The steps are those that a promotion, or a restore into what is empty, tells of, `content`: the middle of writing, and `names`: half of them are made.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,6 +28,9 @@ fn name(event: Event) -> Option<String> {
         Event::Step(step) => Some(format!("{step:?}").to_lowercase()),
         Event::Progress(Progress { phase: Phase::Content, done, total }) if done >= total / 2 => {
             Some("content".to_owned())
+        }
+        Event::Progress(Progress { phase: Phase::Names, done, total }) if done >= total / 2 => {
+            Some("names".to_owned())
         }
         Event::Progress(_) => None,
     }

@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidelock_failover::{InstantEnd, InstantReport, PromoteOptions, hydration, instant, is_begun};
+use tidelock_failover::{Event, InstantEnd, InstantReport, PromoteOptions, hydration, instant, is_begun};
+use tidelock_receiver::reconcile::{Phase, Progress};
 
 use super::{
     exit::{Failure, INTERRUPTED},
@@ -98,7 +99,14 @@ pub(super) fn run(
             continue;
         }
         looked = Instant::now();
-        if serving.hydration().is_some_and(|hydration| hydration.complete) {
+        let Some(hydration) = serving.hydration() else { continue };
+        let tidelock_failover::Hydration { absent_bytes, total_bytes, complete, .. } = hydration;
+        failpoint::on(Event::Progress(Progress {
+            phase: Phase::Content,
+            done: total_bytes - absent_bytes.min(total_bytes),
+            total: total_bytes,
+        }));
+        if complete {
             told = true;
             eprintln!(
                 "tidelock: everything is local; when the application has stopped, Ctrl-C here or `umount {}` makes it a plain directory",
@@ -106,7 +114,13 @@ pub(super) fn run(
             );
         }
     }
-    let end = serving.end().map_err(Failure::failover)?;
+    let bar = output::Bar::new(target.json);
+    let end = serving.end(&|event| {
+        failpoint::on(event);
+        bar.on(event);
+    });
+    drop(bar);
+    let end = end.map_err(Failure::failover)?;
     if target.json {
         output::json(&end)?;
     }

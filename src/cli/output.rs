@@ -85,11 +85,14 @@ impl Bar {
             Event::Step(step) => self.0.set_message(match step {
                 Step::Select => "choosing the point",
                 Step::Check => "reading the point",
+                Step::Place => "taking the directory",
                 Step::Fence => "fencing the old primary",
+                Step::Journal | Step::Mount => "mounting",
                 Step::Restore => "writing the directory",
                 Step::Difference => "writing what came since",
                 Step::Handover => "taking the image",
                 Step::Complete | Step::Done => "completing the directory",
+                Step::Move | Step::Clear => "putting it in its place",
             }),
             Event::Progress(Progress { phase, done, total }) => {
                 let (message, units) = match phase {

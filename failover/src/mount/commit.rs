@@ -176,6 +176,8 @@ impl Inner {
 
     /// Makes everything durable.
     pub(crate) fn commit_all(&self) -> Answer<()> {
+        // What a failed commit had taken is not to be seen any more.
+        self.check_whole()?;
         let number = match self.layer.write().durable() {
             Some(durable) if !durable.is_clean() => durable.ask_all(),
             _ => return Ok(()),
@@ -197,7 +199,7 @@ impl Inner {
             (durable.take(tree), durable.files().clone())
         };
         for file in &taken.files {
-            file.sync_data().map_err(|error| keeper.fail("sync a file", &error))?;
+            files.sync(file).map_err(|error| keeper.fail("sync a file", &error))?;
         }
         if !taken.ops.is_empty() {
             files.sync_names().map_err(|error| keeper.fail("sync the names of files", &error))?;
@@ -230,7 +232,7 @@ impl Inner {
         let number = durable.ask_all();
         let taken = durable.take(tree);
         for file in &taken.files {
-            file.sync_data().map_err(|error| keeper.fail("sync a file", &error))?;
+            durable.files().sync(file).map_err(|error| keeper.fail("sync a file", &error))?;
         }
         durable.files().sync_names().map_err(|error| keeper.fail("sync the names of files", &error))?;
         match journal.replace(tree) {

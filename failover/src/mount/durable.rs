@@ -39,20 +39,24 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use tidelock_proto::{ChunkId, FileId, Op, Tree, tree::ChunkRef};
 
-use super::scratch::{MARK, SLOT_BYTES};
+use super::{
+    disk::Disk,
+    scratch::{MARK, SLOT_BYTES},
+};
 use crate::limits;
 
 /// The files of local content. Paths go through the descriptor of their directory, which a mount may hide.
 pub(crate) struct Files {
     dir: OwnedFd,
+    disk: Arc<dyn Disk>,
     open: Mutex<HashMap<FileId, Arc<File>>>,
     /// One was made since their names were synced.
     made: Mutex<bool>,
 }
 
 impl Files {
-    pub(crate) fn new(dir: OwnedFd) -> Self {
-        Self { dir, open: Mutex::default(), made: Mutex::default() }
+    pub(crate) fn new(dir: OwnedFd, disk: Arc<dyn Disk>) -> Self {
+        Self { dir, disk, open: Mutex::default(), made: Mutex::default() }
     }
 
     /// The directory itself.
@@ -97,11 +101,16 @@ impl Files {
         }
     }
 
+    /// Makes the content of one of them durable.
+    pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
+        self.disk.sync(file)
+    }
+
     /// Makes the names of new files durable; whoever comes second waits for the first.
     pub(crate) fn sync_names(&self) -> io::Result<()> {
         let mut made = self.made.lock();
         if *made {
-            rustix::fs::fsync(&self.dir)?;
+            self.disk.sync_names(&self.dir)?;
             *made = false;
         }
         Ok(())

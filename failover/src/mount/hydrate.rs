@@ -136,12 +136,11 @@ impl Inner {
             synced.entry(absent.id).or_insert(file);
             written.extend(still);
         }
+        let files = self.layer.write().durable().map(|durable| durable.files().clone());
         let sync = || -> io::Result<()> {
-            synced.values().try_for_each(|file| file.sync_data())?;
-            match self.layer.write().durable().map(|durable| durable.files().clone()) {
-                Some(files) => files.sync_names(),
-                None => Ok(()),
-            }
+            let Some(files) = files else { return Ok(()) };
+            synced.values().try_for_each(|file| files.sync(file))?;
+            files.sync_names()
         };
         // Nothing of it was made local: it is written again.
         sync().map_err(FailoverError::Instant)?;

@@ -15,6 +15,7 @@ use std::{
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::PathBuf,
+    sync::Arc,
 };
 
 use prost::Message;
@@ -25,6 +26,7 @@ use tidelock_proto::{
 };
 use tidelock_receiver::flock::FileLock;
 
+use super::disk::Disk;
 use crate::{error::FailoverError, limits};
 
 const MAGIC: [u8; 4] = *b"TLij";
@@ -57,6 +59,7 @@ pub(crate) struct Header {
 pub(crate) struct Journal {
     dir: PathBuf,
     file: File,
+    disk: Arc<dyn Disk>,
     pub(crate) header: Header,
     /// Where the next frame goes.
     len: u64,
@@ -86,11 +89,17 @@ impl Journal {
     }
 
     /// Begins one with a tree, durably.
-    pub(crate) fn create(dir: PathBuf, lock: FileLock, header: Header, tree: &Tree) -> Result<Self> {
+    pub(crate) fn create(
+        (dir, disk): (PathBuf, Arc<dyn Disk>),
+        lock: FileLock,
+        header: Header,
+        tree: &Tree,
+    ) -> Result<Self> {
         let file = options(true).open(dir.join(NEW)).map_err(FailoverError::Instant)?;
         let mut journal = Self {
             dir,
             file,
+            disk,
             header,
             len: 0,
             number: 0,
@@ -112,7 +121,7 @@ impl Journal {
         self.file.write_all_at(&frames, 0)?;
         self.len = frames.len() as u64;
         self.write_ops(tree.snapshot())?;
-        self.file.sync_all()
+        self.disk.sync(&self.file)
     }
 
     /// Gives it the name of the one that was before.
@@ -123,11 +132,11 @@ impl Journal {
     }
 
     fn sync_name(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
+        self.disk.sync_names(&File::open(&self.dir)?)
     }
 
     /// Reads one; the tree is what it was at the last whole batch.
-    pub(crate) fn open(dir: PathBuf, lock: FileLock) -> Result<(Self, Tree)> {
+    pub(crate) fn open((dir, disk): (PathBuf, Arc<dyn Disk>), lock: FileLock) -> Result<(Self, Tree)> {
         let bytes = fs::read(dir.join(NAME)).map_err(FailoverError::Instant)?;
         let mut tree = Tree::new();
         let (mut header, mut waiting) = (None, Vec::new());
@@ -155,9 +164,10 @@ impl Journal {
         tree.seal()?;
         let file = options(false).open(dir.join(NAME)).map_err(FailoverError::Instant)?;
         let (len, number, last, batch) = (good.0 as u64, good.1, good.2, good.3);
-        let cut = file.set_len(len).and_then(|()| file.sync_all());
+        let cut = file.set_len(len).and_then(|()| disk.sync(&file));
         cut.map_err(FailoverError::Instant)?;
-        let journal = Self { dir, file, header, len, number, last, batch, snapshot_bytes: len, _lock: lock };
+        let journal =
+            Self { dir, file, disk, header, len, number, last, batch, snapshot_bytes: len, _lock: lock };
         Ok((journal, tree))
     }
 
@@ -170,7 +180,7 @@ impl Journal {
             (self.len, self.number, self.last, self.batch) = before;
             return Err(AppendError::Write(error));
         }
-        self.file.sync_data().map_err(AppendError::Sync)
+        self.disk.sync(&self.file).map_err(AppendError::Sync)
     }
 
     /// Whether a new snapshot would be much shorter.
@@ -301,6 +311,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::mount::disk::real;
 
     fn header() -> Header {
         Header {
@@ -331,7 +342,7 @@ mod tests {
 
     fn written(dir: &std::path::Path, batches: u64) -> Vec<u64> {
         let lock = Journal::lock(dir).unwrap();
-        let mut journal = Journal::create(dir.to_owned(), lock, header(), &root()).unwrap();
+        let mut journal = Journal::create((dir.to_owned(), real()), lock, header(), &root()).unwrap();
         let mut ends = vec![journal.len];
         for number in 0..batches {
             journal.append(batch(number)).unwrap();
@@ -341,7 +352,7 @@ mod tests {
     }
 
     fn open(dir: &std::path::Path) -> Result<(Journal, Tree)> {
-        Journal::open(dir.to_owned(), Journal::lock(dir).unwrap())
+        Journal::open((dir.to_owned(), real()), Journal::lock(dir).unwrap())
     }
 
     #[test]

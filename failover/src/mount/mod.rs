@@ -8,6 +8,7 @@ mod attributes;
 mod changes;
 mod commit;
 mod content;
+pub(crate) mod disk;
 pub(crate) mod durable;
 #[cfg(test)]
 mod durable_tests;

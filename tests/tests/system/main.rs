@@ -24,6 +24,8 @@ mod identity;
 mod idle;
 mod image;
 mod instant;
+mod interrupted;
+mod kept;
 mod marks;
 mod model;
 mod monitoring;

@@ -24,10 +24,16 @@ use tidelock_proto::{
     ChunkId, ChunkKey, FileId, Tree, VolumeName,
     tree::{ExtentMap, Name},
 };
-use tidelock_receiver::reconcile::{self, Chunks, ChunksError, INSTANT, Options, ReconcileError};
+use tidelock_receiver::reconcile::{
+    self, Chunks, ChunksError, INSTANT, Options, Phase, Progress, ReconcileError,
+};
 
 use super::place::{absent, label, sync};
-use crate::{error::FailoverError, mount::durable::Files};
+use crate::{
+    error::FailoverError,
+    mount::durable::Files,
+    restore::{Event, Step},
+};
 
 /// Everything is local: nothing is to be fetched.
 struct Nothing;
@@ -44,7 +50,9 @@ pub(crate) fn complete(
     directory: &Path,
     files: &Files,
     tree: Tree,
+    events: &(dyn Fn(Event) + Sync),
 ) -> Result<(), FailoverError> {
+    events(Event::Step(Step::Complete));
     let own = directory.join(INSTANT);
     let tree = Arc::new(tree);
     let target = own.join("tree");
@@ -62,7 +70,9 @@ pub(crate) fn complete(
         let source = io::ErrorKind::NotFound.into();
         return Err(ReconcileError::Io { what: "find what was written to", path, source }.into());
     }
-    for (id, extents, paths) in local {
+    let total = local.len() as u64;
+    for (done, (id, extents, paths)) in (0..).zip(local) {
+        events(names(done, total));
         let from = files.path(id);
         let Some((first, others)) = paths.split_first() else { continue };
         let place = || {
@@ -81,13 +91,20 @@ pub(crate) fn complete(
         place().map_err(FailoverError::Instant)?;
     }
     let options = options(volume, &tree);
-    reconcile::reconcile(&target, &tree, &Nothing, &options, &|_| {})?;
+    let progress = |progress| events(Event::Progress(progress));
+    reconcile::reconcile(&target, &tree, &Nothing, &options, &progress)?;
+    events(Event::Step(Step::Move));
     let moving = || {
         File::create(own.join("moving"))?.sync_all()?;
         sync(&own)
     };
     moving().map_err(FailoverError::Instant)?;
-    move_up(volume, directory, Some(&tree))
+    move_up(volume, directory, Some(&tree), events)
+}
+
+/// So many names of so many are where they belong.
+fn names(done: u64, total: u64) -> Event {
+    Event::Progress(Progress { phase: Phase::Names, done, total })
 }
 
 /// All names of a file.
@@ -110,6 +127,7 @@ pub(super) fn move_up(
     volume: &VolumeName,
     directory: &Path,
     tree: Option<&Arc<Tree>>,
+    events: &(dyn Fn(Event) + Sync),
 ) -> Result<(), FailoverError> {
     let own = directory.join(INSTANT);
     let target = own.join("tree");
@@ -125,13 +143,18 @@ pub(super) fn move_up(
         done => done,
     };
     let moved = entries.and_then(|entries| {
-        entries.into_iter().try_for_each(|entry| up(entry.file_name().into()))?;
+        let total = entries.len() as u64;
+        for (done, entry) in (0..).zip(entries) {
+            events(names(done, total));
+            up(entry.file_name().into())?;
+        }
         sync(directory)
     });
     moved.map_err(FailoverError::Instant)?;
     let end = |tree: &Arc<Tree>| reconcile::complete(directory, tree, &options(volume, tree));
     // With a journal: without one this was done.
     tree.map_or(Ok(()), end)?;
+    events(Event::Step(Step::Clear));
     let remove = || {
         for name in ["tree", "files"] {
             fs::remove_dir_all(own.join(name)).or_else(absent)?;
@@ -140,6 +163,7 @@ pub(super) fn move_up(
         for name in ["journal.new", "journal", "lock", "moving"] {
             fs::remove_file(own.join(name)).or_else(absent)?;
             sync(&own)?;
+            events(names(0, 0));
         }
         fs::remove_dir(&own)?;
         sync(directory)

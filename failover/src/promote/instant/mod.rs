@@ -45,6 +45,7 @@ use crate::{
     limits,
     mount::{
         HYDRATION, Held, Hydration, PointFs, Reach, Unmounted,
+        disk::real,
         journal::{Header, Journal},
         over, prepare, serve_at,
     },
@@ -145,16 +146,16 @@ pub fn instant(
             let access = access.ok_or(FailoverError::Unreached)?;
             begin((access, reach), volume, directory, options, events, begun)
         }
-        Found::Journal => resume((access, reach), volume, directory, begun),
+        Found::Journal => resume((access, reach), volume, directory, events, begun),
         Found::Moving => {
             let own = directory.join(INSTANT);
             let lock = Journal::lock(&own)?;
-            let read = Journal::is_there(&own).then(|| Journal::open(own, lock)).transpose()?;
+            let read = Journal::is_there(&own).then(|| Journal::open((own, real()), lock)).transpose()?;
             if let Some((journal, _)) = &read {
                 check_volume(volume, directory, &journal.header)?;
             }
             let (header, tree) = read.map(|(journal, tree)| (journal.header, Arc::new(tree))).unzip();
-            complete::move_up(volume, directory, tree.as_ref())?;
+            complete::move_up(volume, directory, tree.as_ref(), events)?;
             Ok(completed(volume, directory, header, begun))
         }
     }
@@ -186,6 +187,7 @@ fn begin(
     }
     // Whatever cannot be had here is found before the fence.
     fs::File::options().read(true).write(true).open("/dev/fuse").map_err(FailoverError::Mount)?;
+    events(Event::Step(Step::Place));
     let place = Place::make(volume, directory)?;
     let lock = Journal::lock(&place.own())?;
     let check_ms = millis(checking);
@@ -216,6 +218,7 @@ fn begin(
         }
         None => tree,
     };
+    events(Event::Step(Step::Journal));
     let journal = (|| {
         hold(&access, volume, directory, &choice)?;
         let header = Header {
@@ -226,9 +229,10 @@ fn begin(
             epoch: epoch.0,
             total_bytes: tree.totals().data_bytes,
         };
-        Journal::create(place.own(), lock, header, &tree)
+        Journal::create((place.own(), real()), lock, header, &tree)
     })();
     let journal = journal.map_err(after(&choice))?;
+    events(Event::Step(Step::Mount));
     let mut instant =
         serve((Some(access), reach), volume, place, (journal, tree), begun).map_err(after(&choice))?;
     let prepared = Prepared {
@@ -264,18 +268,19 @@ fn resume(
     reaching: (Option<Arc<Access>>, Option<Reach>),
     volume: &VolumeName,
     directory: &Path,
+    events: &(dyn Fn(Event) + Sync),
     begun: Time,
 ) -> Result<Instant, FailoverError> {
     let place = Place::open(directory)?;
     let lock = Journal::lock(&place.own())?;
-    let (journal, tree) = Journal::open(place.own(), lock)?;
+    let (journal, tree) = Journal::open((place.own(), real()), lock)?;
     check_volume(volume, directory, &journal.header)?;
     let files = place.files()?;
     files.sweep(&tree).map_err(FailoverError::Instant)?;
     if is_local(&tree) {
         let header = journal.header.clone();
         let tree = Arc::new(tree);
-        complete::complete(volume, &place.directory, &files, Tree::clone(&tree))?;
+        complete::complete(volume, &place.directory, &files, Tree::clone(&tree), events)?;
         drop(journal);
         let (access, reach) = reaching;
         if let Some(access) = access.or_else(|| reach.and_then(|reach| reach().ok()).map(Arc::new)) {
@@ -283,6 +288,7 @@ fn resume(
         }
         return Ok(completed(volume, directory, Some(header), begun));
     }
+    events(Event::Step(Step::Mount));
     let mut instant = serve(reaching, volume, place, (journal, tree), begun)?;
     instant.report.resumed = true;
     Ok(instant)
@@ -421,7 +427,7 @@ impl Instant {
     }
 
     /// Unmounts; if everything is local, the plain directory takes the place of the mount.
-    pub fn end(self) -> Result<InstantEnd, FailoverError> {
+    pub fn end(self, events: &(dyn Fn(Event) + Sync)) -> Result<InstantEnd, FailoverError> {
         let Some(Serving { point, held, threads, place }) = self.serving else {
             return Ok(InstantEnd::Complete);
         };
@@ -440,7 +446,7 @@ impl Instant {
             return Ok(InstantEnd::Unfinished { absent_bytes, used: false });
         }
         let files = place.files()?;
-        complete::complete(&self.volume, &self.directory, &files, point.tree())?;
+        complete::complete(&self.volume, &self.directory, &files, point.tree(), events)?;
         drop(journal);
         Ok(InstantEnd::Complete)
     }

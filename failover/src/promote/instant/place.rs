@@ -11,6 +11,7 @@
 //! It is on the file system of DIR even if that is a mount point itself, so that putting the plain directory in the mount's place is renaming.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::{
@@ -24,7 +25,10 @@ use std::{
 use tidelock_proto::VolumeName;
 use tidelock_receiver::reconcile::{self, INSTANT, Vacancy};
 
-use crate::{error::FailoverError, mount::durable::Files};
+use crate::{
+    error::FailoverError,
+    mount::{disk::real, durable::Files},
+};
 
 /// How far an earlier run has come.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,8 +59,17 @@ pub(super) fn look(directory: &Path) -> Found {
     match () {
         () if own.join("moving").exists() => Found::Moving,
         () if own.join("journal").exists() => Found::Journal,
+        () if is_cleared(directory, &own) => Found::Moving,
         () => Found::Nothing,
     }
+}
+
+/// Whether nothing is left of a run but the directory of its own. One that has just begun has made that in an empty directory.
+fn is_cleared(directory: &Path, own: &Path) -> bool {
+    let is_empty = fs::read_dir(own).is_ok_and(|mut entries| entries.next().is_none());
+    let others = |name: &OsStr| name != INSTANT && name != "lost+found";
+    let mut entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    is_empty && !reconcile::marker_path(directory).exists() && entries.any(|entry| others(&entry.file_name()))
 }
 
 /// Removes what a run has left that came to no journal: nobody can have written to it.
@@ -108,7 +121,7 @@ impl Place {
 
     pub(super) fn files(&self) -> Result<Arc<Files>, FailoverError> {
         let files = File::open(self.own().join("files")).map_err(FailoverError::Instant)?;
-        Ok(Arc::new(Files::new(files.into())))
+        Ok(Arc::new(Files::new(files.into(), real())))
     }
 }
 
