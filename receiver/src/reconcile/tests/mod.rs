@@ -193,7 +193,7 @@ fn of_a_known_file_other_content_is_written_and_another_name_is_not_trusted() {
 
 #[test]
 fn a_donor_is_a_guess() {
-    let mut memory = Memory::default();
+    let (mut memory, mut cloned) = (Memory::default(), 0);
     for seed in 0..30 {
         let (dir, other_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let (tree, other) = (random_tree(seed, &mut memory), random_tree(seed + 100, &mut memory));
@@ -202,6 +202,8 @@ fn a_donor_is_a_guess() {
         let report = make(&dir, &tree, &memory, &Options { donor, ..options() }).unwrap();
         assert_equal(&dir, &tree, &memory);
         assert_equal(&other_dir, &other, &memory);
-        assert!(report.files_cloned == 0 || report.clone_missed.is_none(), "{report:?}");
+        assert_eq!(report.clone_missed, None);
+        cloned += report.files_cloned;
     }
+    assert!(cloned > 0, "none of the names was the same");
 }
