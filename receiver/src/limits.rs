@@ -240,6 +240,8 @@ pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a receiver that shuts down waits for its sessions.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it waits then until nobody has its store any more.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A volume's tree is dropped when its sidecar has been away for this long.
 pub const IDLE_TREE: Duration = Duration::from_secs(10 * 60);
 /// How often idle trees are looked for.

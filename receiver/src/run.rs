@@ -25,7 +25,7 @@ use tokio::{
     sync::{Semaphore, oneshot, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     Config, RunError,
@@ -109,12 +109,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if let Some(archive) = archive {
         archive.stop().await;
     }
+    let closed = context.store.closed();
     // Waits for the disk.
     server::blocking(move || {
         keeper.stop();
         drop(context);
     })
     .await;
+    // A session that was cut short is gone only when its task has been dropped, wherever that runs.
+    if timeout(limits::CLOSE_TIMEOUT, closed).await.is_err() {
+        warn!("the store is still in use; what was acknowledged is durable");
+    }
     info!("stopped");
     ended
 }

@@ -51,7 +51,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tidelock_proto::{ChunkId, Epoch, PointId, Seq, Tree, VolumeName, point::Point};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use crate::catalogue::{HOLD, INSTANT_HOLD, VolumeInfo, is_hold};
 pub use batch::{Batch, Commit, Receipt, Record, encode_model_ops, encode_ops};
@@ -132,6 +132,8 @@ struct Inner {
     opened: Opened,
     threads: Threads,
     _lock: lock::StoreLock,
+    /// Gone behind the lock.
+    open: watch::Sender<()>,
 }
 
 /// What the store's threads and its callers share.
@@ -182,6 +184,12 @@ impl Store {
     /// Opens a store without its index, which is made anew from the log alone.
     pub fn rebuild(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         open::rebuild(dir, options)
+    }
+
+    /// Waits until the last clone is gone, and the store can be opened again. It keeps none itself.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut open = self.0.open.subscribe();
+        async move { while open.changed().await.is_ok() {} }
     }
 
     /// What was found when it was opened.

@@ -17,7 +17,7 @@ use std::{
 
 use parking_lot::RwLock;
 use tidelock_proto::{PointId, point::Point};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Inner, Opened, Shared, Store, StoreError, StoreOptions, Threads, checkpoint, compact,
@@ -327,7 +327,15 @@ fn start(
     };
     let queue_kib = u32::try_from(options.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
     let room = Arc::new(Semaphore::new(queue_kib as usize));
-    Store(Arc::new(Inner { shared, room, queue_kib, opened, threads, _lock: lock }))
+    Store(Arc::new(Inner {
+        shared,
+        room,
+        queue_kib,
+        opened,
+        threads,
+        _lock: lock,
+        open: watch::Sender::new(()),
+    }))
 }
 
 /// Nobody waits for a writer that panicked.

@@ -5,5 +5,6 @@ mod configuration;
 mod harness;
 mod latency;
 mod operators;
+mod patience;
 mod refusals;
 mod sessions;
