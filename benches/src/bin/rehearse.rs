@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use tidelock_tests::{
     acks::lag_ns,
-    pg::{Heartbeat, Load, Pg, find_programs, pgbench_init},
+    pg::{Heartbeat, Load, Pg, books_balance, find_programs, pgbench_init},
     site::{Receiver, Sidecar, Site, VOLUME},
     wait::now_ns,
 };
@@ -150,7 +150,7 @@ impl<'a> Tester<'a> {
             site,
             receiver,
             to: site.path("test"),
-            run: check(&find_programs().expect("looked for at the beginning"), &sockets, options.scale),
+            run: books_balance(&sockets, options.scale),
             copy: options.copy,
         }
     }
@@ -193,23 +193,6 @@ impl<'a> Tester<'a> {
         );
         left
     }
-}
-
-/// A server that recovers and finds its books balanced. Another machine has no process of the primary's number.
-fn check(programs: &Path, sockets: &Path, scale: u32) -> String {
-    let (programs, sockets) = (programs.display(), sockets.display());
-    let postgres = "setpriv --reuid=postgres --regid=postgres --clear-groups";
-    let start = format!(
-        "-k {sockets} -c listen_addresses= -c port=5433 -c shared_buffers=32MB -c logging_collector=off"
-    );
-    let books = "SELECT CASE WHEN (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches) \
-                 THEN count(*) ELSE 0 END FROM pgbench_branches";
-    format!(
-        "rm -f postmaster.pid && {postgres} {programs}/pg_ctl -s -w -t 120 -D . -l {sockets}/log -o '{start}' start || exit 1
-         found=$({postgres} {programs}/psql -h {sockets} -p 5433 -U postgres -qAt -c '{books}' postgres)
-         {postgres} {programs}/pg_ctl -s -w -m fast -D . stop || exit 1
-         test \"$found\" = {scale}"
-    )
 }
 
 impl Series {

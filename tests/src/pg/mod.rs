@@ -6,6 +6,7 @@
 pub mod check;
 mod heartbeat;
 mod load;
+mod rehearsal;
 
 use std::{
     collections::BTreeSet,
@@ -18,6 +19,7 @@ use std::{
 
 pub use heartbeat::{Beat, Heartbeat};
 pub use load::{Load, pgbench_init};
+pub use rehearsal::books_balance;
 
 use crate::{
     needs,

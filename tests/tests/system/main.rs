@@ -38,6 +38,7 @@ mod pause;
 mod peers;
 mod postgres;
 mod reflink;
+mod rehearsing;
 mod repair;
 mod roundtrip;
 mod shop;
