@@ -1,10 +1,14 @@
 //! `tidelock failover`: a workload is brought up in another cluster or namespace, from what was recorded of it.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    path::PathBuf,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde::Serialize;
+use serde_json::Value;
 use tidelock_cluster::{
-    api::{ApplyApi, connect_to},
+    api::{ApplyApi, ApplyCalls, connect_to},
     failover::{Applied, ApplyError, carry_out, check_claims, look},
 };
 use tidelock_failover::{Access, At, FenceReport, PromoteOptions, fence_without_copy};
@@ -16,7 +20,7 @@ use super::{
     output,
     restore::Accept,
     source::Source,
-    workload::{self, Elsewhere, pair},
+    workload::{self, Elsewhere, pair, secret},
 };
 
 /// Bring a workload up elsewhere: fence its old writer, apply its objects, and have its volumes filled with a point
@@ -42,6 +46,10 @@ pub(crate) struct Args {
     /// The receiver that pods there use, if their injector does not tell them
     #[arg(long, value_name = "HOST:PORT")]
     receiver_there: Option<String>,
+    /// Directory with the tls.crt, tls.key and ca.crt that volumes are filled with there, of a reader or an operator: a Secret is made of
+    /// it. Needed only where the injector gives no identities, or in another namespace, unless the Secret is there
+    #[arg(long, value_name = "DIR")]
+    fill_identity: Option<PathBuf>,
     /// Print the objects and say what would be done; ask no API, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -122,6 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         planned = make(args, &document, earlier)?;
     }
     runtime.block_on(check_claims(&calls, &planned)).map_err(refused)?;
+    let made = runtime.block_on(fill_secret(args, &calls, &planned))?;
     if !args.json {
         tell(&planned, &looked);
     }
@@ -139,8 +148,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             fenced
         }
     };
+    // It is nothing that was planned, and a report does not show its key.
+    let mut whole = planned.clone();
+    whole.objects.splice(0..0, made);
     let patience = Some(args.wait).filter(|wait| !wait.is_zero());
-    let applied = runtime.block_on(carry_out(&calls, &planned, patience));
+    let applied = runtime.block_on(carry_out(&calls, &whole, patience));
     let applied = applied.map_err(|error| Failure::new(FAILED, error))?;
     let phases = Phases::of(&fenced, &applied);
     if args.json {
@@ -151,6 +163,30 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         done(&planned, &fenced, &applied, phases);
     }
     verdict(&planned.workload, &applied)
+}
+
+/// The Secret that volumes are filled with, if it is to be made. In another namespace there has to be one: the points are another tenant's.
+async fn fill_secret(args: &Args, calls: &ApplyApi, plan: &Plan) -> Result<Option<Value>, Failure> {
+    let name = tidelock_injector::Config::default().restore_secret;
+    if let Some(directory) = &args.fill_identity {
+        return Ok(Some(secret(directory, &name, &plan.to)?));
+    }
+    let needed = plan.from != plan.to && !plan.volumes.is_empty();
+    if !needed {
+        return Ok(None);
+    }
+    let found = calls.read("Secret", &plan.to, &name).await;
+    if found.map_err(|error| Failure::new(REFUSED, error))?.is_some() {
+        return Ok(None);
+    }
+    Err(Failure::new(
+        REFUSED,
+        anyhow::anyhow!(
+            "namespace {} has no Secret {name} to fill volumes of tenant {} with: name a directory with --fill-identity",
+            plan.to,
+            plan.from
+        ),
+    ))
 }
 
 pub(crate) fn verdict(workload: &str, applied: &Applied) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! `tidelock pki`: a small certificate authority, for places without cert-manager.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -43,6 +44,17 @@ enum Issue {
         #[arg(long)]
         tenant: String,
         /// A volume it may write; may be given several times
+        #[arg(long = "volume", value_name = "NAME", required = true)]
+        volumes: Vec<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// For whoever reads the points of these volumes, and changes nothing
+    Reader {
+        /// The tenant
+        #[arg(long)]
+        tenant: String,
+        /// A volume it may read; may be given several times
         #[arg(long = "volume", value_name = "NAME", required = true)]
         volumes: Vec<String>,
         #[command(flatten)]
@@ -96,9 +108,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             Ok(())
         }
         Command::Issue(Issue::Sidecar { tenant, volumes, common }) => {
-            let named = volumes.iter().map(|name| VolumeName::new(&tenant, name));
-            let volumes = named.collect::<Result<_, _>>().map_err(Failure::usage)?;
-            sign(&common, &Request::Sidecar { volumes })
+            sign(&common, &Request::Sidecar { volumes: named(&tenant, &volumes)? })
+        }
+        Command::Issue(Issue::Reader { tenant, volumes, common }) => {
+            sign(&common, &Request::Reader { volumes: named(&tenant, &volumes)? })
         }
         Command::Issue(Issue::Receiver { name, dns, ip, common }) => {
             let hosts = dns.into_iter().chain(ip.iter().map(ToString::to_string)).collect();
@@ -106,6 +119,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Issue(Issue::Operator { tenant, common }) => sign(&common, &Request::Operator { tenant }),
     }
+}
+
+fn named(tenant: &str, volumes: &[String]) -> Result<BTreeSet<VolumeName>, Failure> {
+    let named = volumes.iter().map(|name| VolumeName::new(tenant, name));
+    named.collect::<Result<_, _>>().map_err(Failure::usage)
 }
 
 fn sign(common: &Common, request: &Request) -> Result<(), Failure> {

@@ -3,11 +3,20 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use tidelock_cluster::identity::{self, Wanted};
 use tidelock_failover::{At, Fill, Filled, Part, RestoreOptions, RestoreReport, restore};
 use tidelock_proto::VolumeName;
 use tidelock_receiver::history::Patterns;
 
-use super::{exit::Failure, failpoint, output, promote::parse_also, signals, source::Source};
+use super::{
+    exit::{FAILED, Failure},
+    failpoint,
+    identity_from::IdentityFrom,
+    output,
+    promote::parse_also,
+    signals,
+    source::Source,
+};
 
 /// What is refused unless it is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,12 +72,15 @@ pub(crate) struct Args {
     also: Vec<(VolumeName, PathBuf)>,
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    identity_from: IdentityFrom,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.if_empty {
         return run_if_empty(args);
     }
+    obtain(args)?;
     let target = &args.target;
     let options = RestoreOptions {
         at: target.at.clone(),
@@ -90,6 +102,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Gets the identity of whoever may read these points, if an injector gives it.
+fn obtain(args: &Args) -> Result<(), Failure> {
+    if !args.identity_from.is_given() {
+        return Ok(());
+    }
+    let (_, directory) = args.source.running()?;
+    let source = args.identity_from.clone().source(Wanted::Restore, directory.to_owned())?;
+    let Some(source) = source else { return Ok(()) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(identity::obtain(&source)).map_err(|error| Failure::new(FAILED, error))
+}
+
 fn run_if_empty(args: &Args) -> Result<(), Failure> {
     let target = &args.target;
     let mut volumes = vec![(target.volume.clone(), target.to.clone())];
@@ -97,6 +121,7 @@ fn run_if_empty(args: &Args) -> Result<(), Failure> {
     signals::say_how_to_go_on()?;
     let fill = Fill::look(volumes).map_err(Failure::failover)?;
     let done = if fill.is_needed() {
+        obtain(args)?;
         let access = args.source.open()?;
         let bar = output::Bar::new(target.json);
         let events = |event| {

@@ -1,8 +1,7 @@
 //! `tidelock test WORKLOAD`: a test failover in a namespace of its own.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tidelock_cluster::{
     api::{ApplyApi, ApplyCalls, connect_to},
@@ -132,17 +131,9 @@ async fn identity(
     worker: &Worker,
     trial: &Trial,
 ) -> Result<Value, Failure> {
+    let name = &worker.secret;
     let data = match &args.fill_identity {
-        Some(directory) => {
-            let mut data = serde_json::Map::new();
-            for name in ["tls.crt", "tls.key", "ca.crt"] {
-                let path = directory.join(name);
-                let bytes = fs::read(&path)
-                    .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-                data.insert(name.to_owned(), STANDARD.encode(bytes).into());
-            }
-            Value::Object(data)
-        }
+        Some(directory) => return workload::secret(directory, name, &trial.plan.to),
         None => {
             let found = calls.read("Secret", &args.namespace, &worker.secret).await;
             let found = found.map_err(|error| Failure::new(FAILED, error))?;
@@ -161,7 +152,7 @@ async fn identity(
         }
     };
     Ok(json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": data,
-        "metadata": {"name": worker.secret, "namespace": trial.plan.to}}))
+        "metadata": {"name": name, "namespace": trial.plan.to}}))
 }
 
 /// Writes the result on each point.

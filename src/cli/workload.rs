@@ -1,7 +1,13 @@
 //! Workloads as the receiver knows them: by what was recorded of them, so that no cluster is asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 use tidelock_cluster::{identity::OBJECTS_VOLUME, jobs::Worker};
 use tidelock_failover::{
     Access, At, FailoverError, PromoteOptions, VolumePath, cat, fence_without_copy, status,
@@ -68,6 +74,19 @@ impl Works {
         let (image, secret) = (self.image.clone(), self.operator_secret.clone());
         Ok(Worker { image, receiver: receiver.to_owned(), secret })
     }
+}
+
+/// A Secret with the files of an identity directory.
+pub(crate) fn secret(directory: &Path, name: &str, namespace: &str) -> Result<Value, Failure> {
+    let mut data = serde_json::Map::new();
+    for file in ["tls.crt", "tls.key", "ca.crt"] {
+        let path = directory.join(file);
+        let bytes =
+            fs::read(&path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        data.insert(file.to_owned(), STANDARD.encode(bytes).into());
+    }
+    Ok(json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": data,
+        "metadata": {"name": name, "namespace": namespace}}))
 }
 
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {

@@ -16,6 +16,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The first pause after an attempt that failed, and the longest.
 pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long work that ends tries to get an identity, before whoever started it is told why there is none.
+pub const OBTAIN: Duration = Duration::from_secs(30);
 /// Reading a Secret that somebody else is about to create.
 pub const CREATE_ATTEMPTS: usize = 5;
 /// How often the injector compares its certificates and the webhook's bundle with the Secret.

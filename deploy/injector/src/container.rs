@@ -87,8 +87,7 @@ impl Recipe<'_> {
         let mut container = self.container(names::SIDECAR);
         let mut env = container.env.take().unwrap_or_default();
         if let Some(from) = self.issuer() {
-            let (name, value) = (names::AUTHORITY_VARIABLE.to_owned(), Some(from.authorities.clone()));
-            env.push(EnvVar { name, value, value_from: None });
+            env.push(authorities(from));
         }
         Container {
             args: Some(args),
@@ -129,14 +128,21 @@ impl Recipe<'_> {
             argument("receiver", &literal(self.receiver)),
             argument("identity", names::IDENTITY_DIR),
         ]);
+        let issuer = self.restore_issuer();
         let mut mounts = self.mounts(false);
-        mounts.push(mount(names::RESTORE_IDENTITY_VOLUME, names::IDENTITY_DIR, None, true));
+        mounts.push(mount(names::RESTORE_IDENTITY_VOLUME, names::IDENTITY_DIR, None, issuer.is_none()));
+        let mut container = self.container(names::RESTORE);
+        if let Some(from) = issuer {
+            args.push(argument("identity-from", &from.url));
+            mounts.push(mount(names::TOKEN_VOLUME, names::TOKEN_DIR, None, true));
+            container.env.get_or_insert_default().push(authorities(from));
+        }
         let needs = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"];
         Some(Container {
             args: Some(args),
             security_context: Some(security(&self.claims.user, self.claims.user.own_of(&needs))),
             volume_mounts: Some(mounts),
-            ..self.container(names::RESTORE)
+            ..container
         })
     }
 
@@ -145,13 +151,19 @@ impl Recipe<'_> {
         let configured = &self.config;
         let identity = self.wishes.identity_secret.as_ref().unwrap_or(&configured.identity_secret);
         let mut volumes = match self.issuer() {
-            Some(_) => vec![memory(names::IDENTITY_VOLUME), token(names::TOKEN_VOLUME)],
+            Some(_) => vec![memory(names::IDENTITY_VOLUME)],
             // A Secret that is not there yet holds the sidecar up, not the pod.
             None => vec![secret(names::IDENTITY_VOLUME, identity, true)],
         };
         if self.wishes.restore != Restore::Never {
             let identity = self.wishes.restore_secret.as_ref().unwrap_or(&configured.restore_secret);
-            volumes.push(secret(names::RESTORE_IDENTITY_VOLUME, identity, false));
+            volumes.push(match self.restore_issuer() {
+                Some(_) => memory(names::RESTORE_IDENTITY_VOLUME),
+                None => secret(names::RESTORE_IDENTITY_VOLUME, identity, false),
+            });
+        }
+        if self.issuer().or(self.restore_issuer()).is_some() {
+            volumes.push(token(names::TOKEN_VOLUME));
         }
         if self.wishes.tracker == Tracker::Exact {
             volumes.push(Volume {
@@ -169,6 +181,13 @@ impl Recipe<'_> {
     /// Who gives the sidecar its identity, if that is no Secret.
     fn issuer(&self) -> Option<&IdentityFrom> {
         self.config.identity_from.as_ref().filter(|_| self.wishes.identity_secret.is_none())
+    }
+
+    /// Who lets it read its points. Those of another tenant nobody gives for a token: its operator does, by a Secret.
+    fn restore_issuer(&self) -> Option<&IdentityFrom> {
+        let wishes = self.wishes;
+        let own = wishes.restore != Restore::Never && wishes.restore_tenant.is_none();
+        self.config.identity_from.as_ref().filter(|_| own && wishes.restore_secret.is_none())
     }
 
     fn container(&self, name: &str) -> Container {
@@ -250,6 +269,11 @@ impl Recipe<'_> {
         }
         security(&root, capabilities)
     }
+}
+
+fn authorities(from: &IdentityFrom) -> EnvVar {
+    let (name, value) = (names::AUTHORITY_VARIABLE.to_owned(), Some(from.authorities.clone()));
+    EnvVar { name, value, value_from: None }
 }
 
 /// Pod Security *restricted*, as far as the user permits.

@@ -16,6 +16,11 @@ pub enum Role {
         /// Never empty.
         volumes: BTreeSet<VolumeName>,
     },
+    /// Who reads the points of these volumes, which are all of one tenant, and changes nothing.
+    Reader {
+        /// Never empty.
+        volumes: BTreeSet<VolumeName>,
+    },
     /// A receiver.
     Receiver,
     /// Someone who lists, restores and promotes.
@@ -83,6 +88,7 @@ impl Peer {
         for id in ids.iter().skip(1) {
             match (&mut role, &id.subject) {
                 (Role::Sidecar { volumes }, Subject::Volume(volume))
+                | (Role::Reader { volumes }, Subject::Reader(volume))
                     if volumes.iter().all(|known| known.tenant() == volume.tenant())
                         && id.domain == first.domain =>
                 {
@@ -104,7 +110,15 @@ impl Peer {
         match &self.role {
             Role::Operator { tenant: None } => true,
             Role::Operator { tenant: Some(tenant) } => tenant == volume.tenant(),
-            Role::Sidecar { .. } | Role::Receiver => false,
+            Role::Sidecar { .. } | Role::Reader { .. } | Role::Receiver => false,
+        }
+    }
+
+    /// Whether it may list and read the points of this volume.
+    pub fn may_read(&self, volume: &VolumeName) -> bool {
+        match &self.role {
+            Role::Reader { volumes } => volumes.contains(volume),
+            _ => self.may_operate(volume),
         }
     }
 }
@@ -112,8 +126,9 @@ impl Peer {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sidecar { volumes } => {
-                f.write_str("sidecar of ")?;
+            Self::Sidecar { volumes } | Self::Reader { volumes } => {
+                let what = if matches!(self, Self::Sidecar { .. }) { "sidecar" } else { "reader" };
+                write!(f, "{what} of ")?;
                 for (index, volume) in volumes.iter().enumerate() {
                     write!(f, "{}{volume}", if index == 0 { "" } else { ", " })?;
                 }
@@ -135,6 +150,7 @@ impl fmt::Display for Peer {
 fn role_of(subject: &Subject) -> Role {
     match subject {
         Subject::Volume(volume) => Role::Sidecar { volumes: BTreeSet::from([volume.clone()]) },
+        Subject::Reader(volume) => Role::Reader { volumes: BTreeSet::from([volume.clone()]) },
         Subject::Receiver(_) => Role::Receiver,
         Subject::Operator(tenant) => Role::Operator { tenant: tenant.clone() },
     }
@@ -183,8 +199,17 @@ mod tests {
         let peer = peer(&["spiffe://x/tenant/a/volume/one", "spiffe://x/tenant/a/volume/two"]).expect("peer");
         assert!(peer.may_write(&volume("a/one")) && peer.may_write(&volume("a/two")));
         assert!(!peer.may_write(&volume("a/three")) && !peer.may_write(&volume("b/one")));
-        assert!(!peer.may_operate(&volume("a/one")));
+        assert!(!peer.may_operate(&volume("a/one")) && !peer.may_read(&volume("a/one")));
         assert_eq!(peer.to_string(), "sidecar of a/one, a/two");
+    }
+
+    #[test]
+    fn a_reader_reads_its_own_volumes_and_does_nothing_else() {
+        let peer = peer(&["spiffe://x/tenant/a/reader/one", "spiffe://x/tenant/a/reader/two"]).expect("peer");
+        assert!(peer.may_read(&volume("a/one")) && peer.may_read(&volume("a/two")));
+        assert!(!peer.may_read(&volume("a/three")) && !peer.may_read(&volume("b/one")));
+        assert!(!peer.may_operate(&volume("a/one")) && !peer.may_write(&volume("a/one")));
+        assert_eq!(peer.to_string(), "reader of a/one, a/two");
     }
 
     #[test]
@@ -216,6 +241,8 @@ mod tests {
             ["spiffe://x/tenant/a/volume/one", "spiffe://x/tenant/b/volume/one"],
             ["spiffe://x/tenant/a/volume/one", "spiffe://y/tenant/a/volume/two"],
             ["spiffe://x/tenant/a/volume/one", "spiffe://x/operator"],
+            ["spiffe://x/tenant/a/volume/one", "spiffe://x/tenant/a/reader/one"],
+            ["spiffe://x/tenant/a/reader/one", "spiffe://x/tenant/b/reader/one"],
             ["spiffe://x/tenant/a/operator", "spiffe://x/operator"],
             ["spiffe://x/receiver/r1", "spiffe://x/receiver/r2"],
         ] {

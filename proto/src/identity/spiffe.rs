@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! spiffe://<domain>/tenant/<tenant>/volume/<volume>   a sidecar of this volume; repeat it for several volumes
+//! spiffe://<domain>/tenant/<tenant>/reader/<volume>   a reader of this volume's points; repeat it for several volumes
 //! spiffe://<domain>/receiver/<name>                   a receiver
 //! spiffe://<domain>/operator                          an operator of every tenant
 //! spiffe://<domain>/tenant/<tenant>/operator          an operator of one tenant
@@ -35,6 +36,8 @@ impl Default for TrustDomain {
 pub enum Subject {
     /// The sidecar of a volume.
     Volume(VolumeName),
+    /// Who reads the points of a volume.
+    Reader(VolumeName),
     /// A receiver, by name.
     Receiver(String),
     /// An operator of one tenant, or of all.
@@ -62,7 +65,7 @@ pub enum SpiffeIdError {
     /// The scheme or the path is none of those that mean something.
     #[error(
         "{0:?} is not an identity of Tidelock: use spiffe://DOMAIN/ followed by tenant/TENANT/volume/VOLUME, \
-         tenant/TENANT/operator, operator or receiver/NAME"
+         tenant/TENANT/reader/VOLUME, tenant/TENANT/operator, operator or receiver/NAME"
     )]
     Unknown(String),
 }
@@ -97,6 +100,9 @@ impl FromStr for SpiffeId {
             ["tenant", tenant, "volume", volume] => {
                 Subject::Volume(VolumeName::new(tenant, volume).map_err(|_| unknown())?)
             }
+            ["tenant", tenant, "reader", volume] => {
+                Subject::Reader(VolumeName::new(tenant, volume).map_err(|_| unknown())?)
+            }
             ["tenant", tenant, "operator"] => Subject::Operator(Some(part(tenant)?)),
             ["operator"] => Subject::Operator(None),
             ["receiver", name] => Subject::Receiver(part(name)?),
@@ -117,6 +123,7 @@ impl fmt::Display for SpiffeId {
         write!(f, "{SCHEME}{}/", self.domain)?;
         match &self.subject {
             Subject::Volume(volume) => write!(f, "tenant/{}/volume/{}", volume.tenant(), volume.name()),
+            Subject::Reader(volume) => write!(f, "tenant/{}/reader/{}", volume.tenant(), volume.name()),
             Subject::Receiver(name) => write!(f, "receiver/{name}"),
             Subject::Operator(Some(tenant)) => write!(f, "tenant/{tenant}/operator"),
             Subject::Operator(None) => f.write_str("operator"),
@@ -140,6 +147,7 @@ mod tests {
     fn each_form_is_read_and_written_back() {
         for text in [
             "spiffe://tidelock/tenant/acme/volume/pg-data",
+            "spiffe://tidelock/tenant/acme/reader/pg-data",
             "spiffe://prod.example.org/receiver/dr-1",
             "spiffe://tidelock/operator",
             "spiffe://tidelock/tenant/acme/operator",
@@ -171,6 +179,7 @@ mod tests {
             "spiffe://tidelock/tenant/a/../b/operator",
             "spiffe://tidelock/tenant/%61cme/operator",
             "spiffe://tidelock/tenant/acme/volume/*",
+            "spiffe://tidelock/tenant/acme/reader/*",
             "spiffe://tidelock/tenant/acme/volume/..",
             "spiffe://tidelock/tenant/acme/volume/a\0b",
             "spiffe://tidelock/tenant/ACME/volume/a",
@@ -187,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accepted_has_one_spelling(text in "(spiffe://)?[a-zA-Z./%_-]{0,12}/(tenant|receiver|operator|volume|/|[a-z.%/]{1,4}){0,7}") {
+        fn what_is_accepted_has_one_spelling(text in "(spiffe://)?[a-zA-Z./%_-]{0,12}/(tenant|reader|receiver|operator|volume|/|[a-z.%/]{1,4}){0,7}") {
             if let Ok(id) = text.parse::<SpiffeId>() {
                 prop_assert_eq!(id.to_string(), text);
             }

@@ -32,6 +32,11 @@ pub enum Request {
         /// What it may write.
         volumes: BTreeSet<VolumeName>,
     },
+    /// Who reads the points of these volumes, at least one, all of one tenant.
+    Reader {
+        /// What it may read.
+        volumes: BTreeSet<VolumeName>,
+    },
     /// A receiver.
     Receiver {
         /// Its name in its SPIFFE id.
@@ -184,6 +189,7 @@ fn params(domain: &TrustDomain, request: &Request) -> Result<CertificateParams, 
     }
     params.distinguished_name = common_name(match request {
         Request::Sidecar { .. } => "Tidelock sidecar",
+        Request::Reader { .. } => "Tidelock reader",
         Request::Receiver { .. } => "Tidelock receiver",
         Request::Operator { .. } => "Tidelock operator",
     });
@@ -198,12 +204,16 @@ fn subjects(request: &Request) -> Result<Vec<Subject>, PkiError> {
             .map_err(|_| PkiError::BadRequest("the name is not valid: use 1 to 63 of a-z 0-9 - . _"))
     };
     match request {
-        Request::Sidecar { volumes } => {
+        Request::Sidecar { volumes } | Request::Reader { volumes } => {
+            let subject: fn(VolumeName) -> Subject = match request {
+                Request::Sidecar { .. } => Subject::Volume,
+                _ => Subject::Reader,
+            };
             let tenants: BTreeSet<&str> = volumes.iter().map(VolumeName::tenant).collect();
             match tenants.len() {
-                0 => Err(PkiError::BadRequest("a sidecar's certificate names at least one volume")),
+                0 => Err(PkiError::BadRequest("a certificate for volumes names at least one")),
                 1 if volumes.len() <= limits::SPIFFE_IDS_MAX => {
-                    Ok(volumes.iter().cloned().map(Subject::Volume).collect())
+                    Ok(volumes.iter().cloned().map(subject).collect())
                 }
                 1 => Err(PkiError::BadRequest("too many volumes for one certificate: issue several")),
                 _ => Err(PkiError::BadRequest(

@@ -156,7 +156,7 @@ pub(super) fn peer_of(quic: &quinn::Connection) -> Result<Peer, TransportError> 
 
 fn client_role(peer: Peer) -> Result<Peer, TransportError> {
     match peer.role {
-        Role::Sidecar { .. } | Role::Operator { .. } => Ok(peer),
+        Role::Sidecar { .. } | Role::Reader { .. } | Role::Operator { .. } => Ok(peer),
         Role::Receiver => {
             Err(TransportError::WrongRole { found: peer.to_string(), wanted: "a sidecar or an operator" })
         }

@@ -107,23 +107,34 @@ async fn answer(
     if request.version != PROTOCOL_VERSION {
         return Err(OperatorError::Version(request.version));
     }
-    if !matches!(peer.role, Role::Operator { .. }) {
+    let kind = request.kind.ok_or(WireError::Missing("request"))?;
+    let only_reads = matches!(
+        kind,
+        RequestKind::Status(_) | RequestKind::Points(_) | RequestKind::Tree(_) | RequestKind::Chunks(_)
+    );
+    let may_ask = match peer.role {
+        Role::Operator { .. } => true,
+        Role::Reader { .. } => only_reads,
+        Role::Sidecar { .. } | Role::Receiver => false,
+    };
+    if !may_ask {
         return Err(OperatorError::NotPermitted {
             peer: peer.to_string(),
             what: "ask as an operator".to_owned(),
         });
     }
-    let permitted = |volume: &str| permit(peer, volume);
-    match request.kind.ok_or(WireError::Missing("request"))? {
+    let permitted = |volume: &str| permit(peer, volume, Peer::may_operate);
+    let readable = |volume: &str| permit(peer, volume, Peer::may_read);
+    match kind {
         RequestKind::Status(_) => status::answer(context, peer, replies).await?,
         RequestKind::Points(request) => {
-            read::points(context, permitted(&request.volume)?, request.newest, replies).await?;
+            read::points(context, readable(&request.volume)?, request.newest, replies).await?;
         }
         RequestKind::Tree(request) => {
-            read::tree(context, pins, permitted(&request.volume)?, request.point, replies).await?;
+            read::tree(context, pins, readable(&request.volume)?, request.point, replies).await?;
         }
         RequestKind::Chunks(request) => {
-            read::chunks(context, permitted(&request.volume)?, &request.ids, replies).await?;
+            read::chunks(context, readable(&request.volume)?, &request.ids, replies).await?;
         }
         RequestKind::Promote(request) => {
             promote::answer(context, peer, permitted(&request.volume)?, &request, replies).await?;
@@ -163,9 +174,13 @@ async fn answer(
     Ok(finish(&mut replies.writer).await?)
 }
 
-fn permit(peer: &Peer, volume: &str) -> Result<VolumeName, OperatorError> {
+fn permit(
+    peer: &Peer,
+    volume: &str,
+    may: fn(&Peer, &VolumeName) -> bool,
+) -> Result<VolumeName, OperatorError> {
     let volume: VolumeName = volume.parse()?;
-    if peer.may_operate(&volume) {
+    if may(peer, &volume) {
         return Ok(volume);
     }
     Err(OperatorError::NotPermitted { peer: peer.to_string(), what: format!("touch volume {volume}") })

@@ -140,7 +140,7 @@ pub(super) async fn answer(
 ) -> Result<(), OperatorError> {
     let store = conditions(context);
     for mut observed in observe(context, crate::server::now().wall_ns) {
-        if !peer.may_operate(&observed.name) {
+        if !peer.may_read(&observed.name) {
             continue;
         }
         if observed.totals.is_none() {

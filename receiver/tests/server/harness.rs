@@ -62,6 +62,11 @@ impl Site {
         self.issue(&format!("sidecar-{}", volume.replace('/', "-")), &Request::Sidecar { volumes })
     }
 
+    pub(crate) fn reader(&self, volume: &str) -> Identity {
+        let volumes = [volume.parse().expect("name")].into();
+        self.issue(&format!("reader-{}", volume.replace('/', "-")), &Request::Reader { volumes })
+    }
+
     pub(crate) fn operator(&self, tenant: Option<&str>) -> Identity {
         let name = format!("operator-{}", tenant.unwrap_or("all"));
         self.issue(&name, &Request::Operator { tenant: tenant.map(str::to_owned) })

@@ -306,6 +306,45 @@ async fn a_search_sizes_and_a_clone_are_answered_where_the_store_is() {
 }
 
 #[tokio::test]
+async fn a_reader_reads_its_volume_and_changes_nothing() {
+    let site = Site::new();
+    let (receiver, _stream, source) = replicated(&site, 1).await;
+    let reader = site.reader(VOLUME);
+    let ids: bytes::Bytes = source.chunk(b"content 0").0.0.to_vec().into();
+    let (volume, other) = (VOLUME.to_owned(), "acme/other".to_owned());
+    for kind in [
+        RequestKind::Status(StatusRequest {}),
+        points(VOLUME, 0),
+        tree(source.id),
+        RequestKind::Chunks(ChunksRequest { volume: volume.clone(), ids: ids.clone() }),
+    ] {
+        let replies = receiver.ask(&reader, kind.clone()).await;
+        assert!(
+            replies.len() > 1 && matches!(replies.last(), Some(ReplyKind::Done(_))),
+            "{kind:?}: {replies:?}"
+        );
+    }
+    for kind in [
+        points("acme/other", 0),
+        RequestKind::Chunks(ChunksRequest { volume: other, ids }),
+        promote(None, 1),
+        RequestKind::Tag(TagRequest { volume, point: None, tag: "x".to_owned() }),
+        find(VOLUME, "*"),
+        RequestKind::Usage(UsageRequest { volume: VOLUME.to_owned(), point: None }),
+        RequestKind::Plan(PlanRequest { volume: None, keep: None, cap_bytes: None }),
+        clone(VOLUME, source.id, "acme/copy"),
+    ] {
+        let replies = receiver.ask(&reader, kind.clone()).await;
+        let (code, reason) = failed(&replies);
+        assert!(code == 2 && reason.contains("reader of acme/pg may not"), "{kind:?}: {reason}");
+    }
+    let mut hands = receiver.sidecar(&reader, hello(VOLUME, 1, 9)).await;
+    let (reason, _) = hands.denied().await;
+    assert!(reason.contains("reader of acme/pg"), "{reason}");
+    receiver.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn nobody_reaches_another_tenants_volume() {
     let site = Site::new();
     let (receiver, _stream, source) = replicated(&site, 1).await;

@@ -143,13 +143,13 @@ impl Cluster {
     }
 
     /// Whom the API server believes of the webhooks, PEM.
-    fn believed(&self) -> Option<String> {
+    pub(super) fn believed(&self) -> Option<String> {
         let bundle = self.bundle.lock().expect("not poisoned").clone()?;
         Some(String::from_utf8(STANDARD.decode(bundle).expect("base64")).expect("PEM"))
     }
 
     /// An identity of the tenant's operator, by whoever signs now.
-    fn operator(&self, site: &Site) {
+    pub(super) fn operator(&self, site: &Site) {
         let (authority, believed) = (self.authority(), self.believed().expect("set"));
         let request = Request::Operator { tenant: Some("shop".to_owned()) };
         let validity = Validity::starting(SystemTime::now(), LEAF_VALIDITY);
@@ -160,7 +160,7 @@ impl Cluster {
 
 /// The injector, as long as this is there.
 pub(super) struct Injector {
-    url: String,
+    pub(super) url: String,
     pub(super) http: String,
     _stop: oneshot::Sender<()>,
 }
@@ -175,7 +175,11 @@ impl Injector {
         let receiver = Some(("receiver".to_owned(), vec!["127.0.0.1".to_owned()]));
         let managed = Managed {
             hosts: vec!["127.0.0.1".to_owned()],
-            policy: Policy { namespace: "tidelock".to_owned(), receiver, recorder: None },
+            policy: Policy {
+                namespace: "tidelock".to_owned(),
+                receiver,
+                recorder: Some("recorder".to_owned()),
+            },
             domain: "tidelock".parse().expect("a domain"),
             validity: VALIDITY,
             care,
@@ -231,7 +235,7 @@ fn start_by(
     (process, identity)
 }
 
-fn address(site: &Site, process: &mut Process) -> String {
+pub(super) fn address(site: &Site, process: &mut Process) -> String {
     let text = wait::until("the receiver listens", SOON, || {
         process.must_run();
         fs::read_to_string(site.path("receiver-0.ports")).ok()
@@ -293,6 +297,30 @@ fn pods_replicate_with_identities_of_the_injector_and_renew_them() {
     let before = points(&site, &listen);
     fs::write(volume.join("file"), "two").expect("writable");
     wait::until_true("a point with the new identities", 2 * SOON, || points(&site, &listen) > before);
+
+    // Its empty volume is filled by the same token, and what fills reads this pod's points alone.
+    let filled = site.new_dir("filled");
+    let restore = |token: &str, identity: &str| {
+        let mut command =
+            site.tidelock(["restore", "shop/data-orders-0", "--if-empty", "--receiver", &listen]);
+        command.args(["--identity-from", &injector.url, "--identity-authority"]);
+        command.arg(site.path("certificate/ca.crt")).arg("--identity-token").arg(site.path(token));
+        process::output(command.arg("--identity").arg(site.path(identity)).arg("--to").arg(&filled))
+    };
+    let done = restore("orders-0.token", "filler");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(fs::read_to_string(filled.join("file")).expect("filled"), "two");
+    receiver.allow("operator refused");
+    // Identities are short here, and the machine may be busy.
+    wait::until_true("what fills may only read", SOON, || {
+        fs::remove_file(filled.join("file")).expect("there");
+        assert!(restore("orders-0.token", "filler").status.success());
+        let mut hold = site.tidelock(["hold", "shop/data-orders-0", "--receiver", &listen]);
+        let refused = process::output(hold.arg("--identity").arg(site.path("filler")));
+        String::from_utf8_lossy(&refused.stderr).contains("reader of shop/data-orders-0 may not")
+    });
+    // A volume that holds something asks nobody.
+    assert!(restore("none.token", "nobody").status.success() && !site.path("nobody").exists());
 
     // A pod that is deleted gets nothing more, and goes on to the end of what it has.
     sidecar.allow("no identity was obtained");

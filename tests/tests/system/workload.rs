@@ -45,8 +45,10 @@ impl Story {
         let operator = site.issue("operator", &["--tenant", "shop"], "shop-operator.id");
         for cluster in [&home, &standby] {
             cluster.put_identity("shop", "tidelock-sidecar", &sidecar);
-            cluster.put_identity("shop", "tidelock-operator", &operator);
         }
+        home.put_identity("shop", "tidelock-operator", &operator);
+        // At the standby volumes are filled with what whoever fails over brings along.
+        site.issue("reader", &["--tenant", "shop", "--volume", "data-orders-0"], "reader.id");
         Self { site, receiver, home, standby }
     }
 
@@ -130,7 +132,9 @@ fn a_postgresql_is_tried_fails_over_and_comes_home_with_all_that_was_written() {
 
     // Tried at the standby, while it runs at home.
     story.standby.start();
-    let common = ["sts/orders", "--namespace", "shop", "--context", "standby"];
+    let reader = story.site.path("reader.id");
+    let reader = reader.to_str().expect("UTF-8");
+    let common = ["sts/orders", "--namespace", "shop", "--context", "standby", "--fill-identity", reader];
     let tried =
         story.report(&[&["test"], &common[..], &["--receiver-there", &story.receiver.listen]].concat());
     assert_eq!(
@@ -152,6 +156,11 @@ fn a_postgresql_is_tried_fails_over_and_comes_home_with_all_that_was_written() {
     story.home.lose();
     recorder.process.kill();
     let failover = [&["failover"], &common[..]].concat();
+    let mapped = [&["failover"], &common[..5], &["--namespace-map", "shop=shop-dr"]].concat();
+    let refused = story.tidelock(&mapped);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && said.contains("--fill-identity"), "{said}");
+    assert_eq!(story.status()["epoch"], 1, "nobody is fenced");
     let report = story.report(&failover);
     assert_eq!(
         (&report["applied"]["ready"], &report["applied"]["namespace_created"]),

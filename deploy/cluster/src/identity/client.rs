@@ -6,7 +6,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -86,9 +86,7 @@ pub enum ClientError {
 /// # Errors
 /// Only what no waiting mends: an address or an authority that is none.
 pub async fn hold(source: Source) -> Result<(), ClientError> {
-    if source.url.scheme() != "https" || source.url.host_str().is_none() {
-        return Err(ClientError::Url);
-    }
+    check(&source.url)?;
     let mut pause = limits::RETRY.0;
     loop {
         let got = timeout(limits::ATTEMPT_TIMEOUT, get(&source)).await.unwrap_or(Err(ClientError::Slow));
@@ -105,6 +103,26 @@ pub async fn hold(source: Source) -> Result<(), ClientError> {
                 sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
                 pause = (pause * 2).min(limits::RETRY.1);
             }
+        }
+    }
+}
+
+fn check(url: &Url) -> Result<(), ClientError> {
+    let good = url.scheme() == "https" && url.host_str().is_some();
+    good.then_some(()).ok_or(ClientError::Url)
+}
+
+/// Gets the identity once, for work that ends: tries for a while.
+pub async fn obtain(source: &Source) -> Result<(), ClientError> {
+    check(&source.url)?;
+    let begun = Instant::now();
+    loop {
+        let got = timeout(limits::ATTEMPT_TIMEOUT, get(source)).await.unwrap_or(Err(ClientError::Slow));
+        match got {
+            Ok(_) => return Ok(()),
+            Err(error @ (ClientError::Url | ClientError::Authorities)) => return Err(error),
+            Err(error) if begun.elapsed() >= limits::OBTAIN => return Err(error),
+            Err(_) => sleep(limits::RETRY.0).await,
         }
     }
 }

@@ -123,6 +123,7 @@ pub fn grant(policy: &Policy, who: &Who, pod: Option<&Pod>, wanted: &Wanted) -> 
             let volumes = volumes(pod, spec, who)?;
             Ok(Request::Sidecar { volumes })
         }
+        Wanted::Restore => Ok(Request::Reader { volumes: volumes(pod, spec, who)? }),
         Wanted::Receiver => match &policy.receiver {
             Some((account, hosts)) if own && *account == who.account => {
                 Ok(Request::Receiver { name: who.pod.clone(), hosts: hosts.clone() })

@@ -15,7 +15,7 @@ mod server;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientError, Source, hold};
+pub use client::{ClientError, Source, hold, obtain};
 pub use grant::{Denied, Policy, Who, grant, who};
 pub use server::{Issuer, routes};
 
@@ -32,6 +32,8 @@ pub const OBJECTS_VOLUME: &str = "kubernetes_objects";
 pub enum Wanted {
     /// The sidecar of its own volumes.
     Sidecar,
+    /// Who fills its own empty volumes.
+    Restore,
     /// A receiver.
     Receiver,
     /// What records a tenant's objects.

@@ -51,6 +51,35 @@ fn a_pod_that_names_a_secret_gets_that() {
 }
 
 #[test]
+fn what_fills_empty_volumes_gets_an_identity_of_its_own_by_the_same_token() {
+    let pod = injected(&pod_with(&[("restore", "if-empty")]));
+    let restore = container(&pod, "tidelock-restore").unwrap();
+    assert!(arguments(restore).contains(&"--identity-from=https://injector.tidelock.svc"));
+    assert_eq!(restore["env"][0]["name"], "TIDELOCK_IDENTITY_AUTHORITY");
+    let mounted = |one: &Value| -> Vec<String> {
+        let mounts = one["volumeMounts"].as_array().unwrap().iter();
+        mounts
+            .map(|mount| mount["name"].as_str().unwrap().to_owned())
+            .filter(|name| name.starts_with("tidelock-"))
+            .collect()
+    };
+    assert_eq!(mounted(restore), ["tidelock-restore-identity", "tidelock-token"]);
+    assert_eq!(mounted(sidecar(&pod)), ["tidelock-identity", "tidelock-token"]);
+    assert_eq!(volume(&pod, "tidelock-restore-identity")["emptyDir"]["medium"], "Memory");
+    assert_eq!(restricted(&pod), Vec::<String>::new());
+    // Who names a Secret gets that, and another tenant's points are nobody's for a token.
+    for more in [("restore-secret", "mine"), ("restore-tenant", "bank")] {
+        let pod = injected(&pod_with(&[("restore", "if-empty"), more]));
+        assert!(volume(&pod, "tidelock-restore-identity")["secret"].is_object(), "{more:?}");
+        assert!(
+            !arguments(container(&pod, "tidelock-restore").unwrap())
+                .iter()
+                .any(|one| one.contains("identity-from"))
+        );
+    }
+}
+
+#[test]
 fn points_of_another_tenant_are_asked_for_under_its_name() {
     let pod = injected(&pod_with(&[("restore", "if-empty"), ("restore-tenant", "bank")]));
     let restore = container(&pod, "tidelock-restore").unwrap();
