@@ -37,6 +37,7 @@ mod paths;
 mod pause;
 mod peers;
 mod postgres;
+mod recording;
 mod reflink;
 mod rehearsing;
 mod repair;

@@ -17,8 +17,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tidelock_tests::{http, pg::Pg, process, site::Site, wait};
 
-use api::Api;
-pub(crate) use api::Shelf;
+pub(crate) use api::{Api, Shelf};
 use node::Node;
 
 /// A cluster, with one node.
