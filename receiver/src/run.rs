@@ -47,7 +47,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if identity.peer().role != Role::Receiver {
         return Err(RunError::Transport(TransportError::NotAReceiver(identity.peer().to_string())));
     }
-    let (store, mut archive, filler) = open_store(&config).await?;
+    // Before the store: who cannot serve takes nobody's archive over.
     let server = transport::server(config.listen, identity).map_err(|error| match error {
         TransportError::Bind { source, .. } => {
             RunError::Listen { option: "--listen", address: config.listen, cause: source }
@@ -57,6 +57,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let on_http = |cause| RunError::Listen { option: "--http", address: config.http, cause };
     let listener = TcpListener::bind(config.http).await.map_err(on_http)?;
     let (quic, http) = (server.local_addr().map_err(on_http)?, listener.local_addr().map_err(on_http)?);
+    let (store, mut archive, filler) = open_store(&config).await?;
 
     let images = match config.image.clone() {
         Some(dir) => {
@@ -128,16 +129,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 async fn open_store(config: &Config) -> Result<(Store, Option<Archive>, Option<Filler>), RunError> {
     let dir = config.store.clone();
     let prepared = server::blocking(move || Store::prepare(&dir)).await.map_err(RunError::Open)?;
+    let cap_bytes = config.cap.map(|cap| cap.bytes);
+    let options = StoreOptions { keys: config.keys.clone(), cap_bytes, ..StoreOptions::default() };
     let opening = match &config.archive {
-        Some(options) => {
-            let begun = archive::Opening::begin(prepared.dir(), options.clone()).await;
+        Some(archive) => {
+            let begun = archive::Opening::begin(prepared.dir(), archive.clone(), options.clone()).await;
             Some(begun.map_err(RunError::Archive)?)
         }
         None => None,
     };
     let begun = Instant::now();
-    let cap_bytes = config.cap.map(|cap| cap.bytes);
-    let options = StoreOptions { keys: config.keys.clone(), cap_bytes, ..StoreOptions::default() };
     let reach = opening.as_ref().map(archive::Opening::reach).transpose().map_err(RunError::Archive)?;
     let fetches = reach.is_some();
     let store = server::blocking(move || prepared.open_with(options, reach));

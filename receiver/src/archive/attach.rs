@@ -8,7 +8,8 @@
 //! | written last by somebody else | has none | wait until that one is gone, take over, fetch |
 //! | written last by somebody else | has a log | refused: two histories |
 //!
-//! Taking over is an entry in the chain that says the same under another name. From then on the one before cannot add to it.
+//! Taking over is an entry in the chain that says the same under another name. From then on the one before cannot add to it. So it comes last: what was fetched is opened
+//! once before ([`Trial`]), and a newcomer that cannot use it (its key is another one, its disk is too small) has taken nothing from anybody.
 
 use std::{path::Path, time::Duration};
 
@@ -16,12 +17,12 @@ use super::{
     bucket::Bucket,
     entry::{Entry, What},
     error::ArchiveError,
-    hydrate::{Amount, Fetched, hydrate},
+    hydrate::{Amount, Fetched, adopt, stage, staged},
     lease,
     local::Local,
     manifest::Head,
 };
-use crate::limits;
+use crate::{limits, server::blocking, store::StoreError};
 
 /// This store as a writer of the archive.
 #[derive(Debug, Clone)]
@@ -29,6 +30,9 @@ pub(super) struct Writer {
     pub(super) holder: [u8; 16],
     pub(super) who: String,
 }
+
+/// Opens a store that was fetched, and closes it: whether it can be used here.
+pub(super) type Trial = Box<dyn FnOnce(&Path) -> Result<(), StoreError> + Send>;
 
 /// What is to be done before the store opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,24 +69,31 @@ impl Writer {
         bucket: &Bucket,
         store: &Path,
         ttl: Duration,
+        trial: Trial,
     ) -> Result<Head, ArchiveError> {
         bucket.prove().await?;
         let head = bucket.head().await?;
         let way = way(self.holder, has_log(store), head.as_ref())?;
         let mut head = match (way, head) {
-            (Way::TakeOver, Some(head)) => {
-                let head = lease::wait_for_end(bucket, head, ttl).await?;
-                tracing::warn!(from = head.who, entry = head.number, "archive taken over");
-                self.claim(bucket, head.number + 1, head.clone()).await?
-            }
+            (Way::TakeOver, Some(head)) => lease::wait_for_end(bucket, head, ttl).await?,
             (_, Some(head)) => head,
-            (_, None) => self.claim(bucket, 1, Head::default()).await?,
+            (_, None) => return self.claim(bucket, 1, Head::default()).await,
         };
-        if matches!(way, Way::Fetch | Way::TakeOver) && head.manifest.mark.number > 0 {
+        let fetches = matches!(way, Way::Fetch | Way::TakeOver) && head.manifest.mark.number > 0;
+        if fetches {
             let begun = std::time::Instant::now();
             let Fetched { segments, bytes, later_bytes } =
-                hydrate(bucket, &mut head, store, Amount::Needed).await?;
+                stage(bucket, &mut head, store, Amount::Needed).await?;
             tracing::info!(segments, bytes, later_bytes, took = ?begun.elapsed(), "store fetched from the archive");
+            let staged = staged(store);
+            blocking(move || trial(&staged)).await?;
+        }
+        if way == Way::TakeOver {
+            tracing::warn!(from = head.who, entry = head.number, "archive taken over");
+            head = self.claim(bucket, head.number + 1, head).await?;
+        }
+        if fetches {
+            adopt(store)?;
         }
         Ok(head)
     }

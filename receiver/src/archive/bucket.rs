@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::{
     entry::Entry,
     error::ArchiveError,
-    manifest::{CHAIN, Head, entry_name, entry_number},
+    manifest::{CHAIN, DATA, Head, entry_name, entry_number},
 };
 use crate::limits;
 
@@ -162,6 +162,11 @@ impl Bucket {
         let listed = self.list(CHAIN).await?;
         let mut numbers: Vec<u64> = listed.iter().filter_map(|found| entry_number(&found.name)).collect();
         numbers.sort_unstable();
+        // The chain is begun before anything else is written, and never removed as a whole: whoever began it anew would remove all the rest.
+        if numbers.is_empty() {
+            let objects = self.list(DATA).await?.len();
+            return if objects == 0 { Ok(None) } else { Err(ArchiveError::NoChain { objects }) };
+        }
         // Back to the newest manifest, and from there on.
         let mut entries = Vec::new();
         while let Some(number) = numbers.pop() {

@@ -60,6 +60,15 @@ pub enum ArchiveError {
     /// The directory has a log already.
     #[error("{} has a log already: choose an empty directory", .0.display())]
     NotEmpty(PathBuf),
+    /// There are pieces and nothing that names them.
+    #[error(
+        "the archive has {objects} objects and no chain that says what they are; nothing was changed. If its chain/ was removed, bring that back (a bucket may keep \
+         versions); if nothing there is needed, use another prefix or remove its data/"
+    )]
+    NoChain {
+        /// How many.
+        objects: usize,
+    },
     /// There is nothing to read.
     #[error("there is no archive at this prefix")]
     Empty,

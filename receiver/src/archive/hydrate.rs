@@ -2,13 +2,13 @@
 //!
 //! Of a segment that has an outline only that is fetched, if the store can do without the rest for now ([`Amount::Needed`]): it opens at once, and the bytes come when they are read (`log/part.rs`). An outline that cannot be had costs no more than that;
 //! it is struck from what the chain is taken to say, so that another is made.
-//! It is written beside the store's log, and becomes it with one rename when the last byte is synced; whoever is interrupted begins anew.
+//! It is written beside the store's log, as the log of a store of its own ([`stage`]), and becomes the store's with one rename when the last byte is synced ([`adopt`]); whoever is interrupted begins anew.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     fs::{DirBuilder, File},
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -51,7 +51,7 @@ pub(super) enum Amount {
     Needed,
 }
 
-/// Where the log is written, within the store.
+/// Where the new store is, within the store.
 const NEW: &str = "fetch.new";
 
 /// Gives the store in this directory, which has no log, the one that `head` describes.
@@ -61,7 +61,37 @@ pub(super) async fn hydrate(
     store: &Path,
     amount: Amount,
 ) -> Result<Fetched, ArchiveError> {
-    let log = store.join(NEW);
+    let fetched = stage(bucket, head, store, amount).await?;
+    adopt(store)?;
+    Ok(fetched)
+}
+
+/// What [`stage`] makes is a store here, which may be opened before it is adopted.
+pub(super) fn staged(store: &Path) -> PathBuf {
+    store.join(NEW)
+}
+
+/// The staged log becomes the store's.
+pub(super) fn adopt(store: &Path) -> Result<(), ArchiveError> {
+    let new = staged(store);
+    // Only an empty directory is replaced.
+    let rename = || {
+        std::fs::rename(new.join("log"), store.join("log"))?;
+        File::open(store)?.sync_all()?;
+        std::fs::remove_dir_all(&new)
+    };
+    rename().map_err(ArchiveError::local(&new))
+}
+
+/// Fetches the log that `head` describes, and syncs it.
+pub(super) async fn stage(
+    bucket: &Bucket,
+    head: &mut Head,
+    store: &Path,
+    amount: Amount,
+) -> Result<Fetched, ArchiveError> {
+    clear(&staged(store))?;
+    let log = staged(store).join("log");
     clear(&log)?;
     let failed = ArchiveError::local(&log);
     let disk: Arc<dyn Disk> = Arc::new(DirDisk::new(&log));
@@ -105,9 +135,6 @@ pub(super) async fn hydrate(
     }
     let sync = move || files.iter().try_for_each(|(_, file)| file.sync()).and_then(|()| disk.sync_names());
     blocking(sync).await.map_err(&failed)?;
-    // Only an empty directory is replaced.
-    let rename = || std::fs::rename(&log, store.join("log")).and_then(|()| File::open(store)?.sync_all());
-    rename().map_err(failed)?;
     Ok(fetched)
 }
 
@@ -174,7 +201,7 @@ async fn outline_one(
     Ok(Some((outlined.len, len)))
 }
 
-/// An empty directory for the log.
+/// An empty directory.
 fn clear(log: &Path) -> Result<(), ArchiveError> {
     match std::fs::remove_dir_all(log) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

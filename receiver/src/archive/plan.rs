@@ -39,19 +39,25 @@ pub(super) struct Want {
     pub(super) len: u64,
 }
 
-/// The step from what is archived to a snapshot of the log.
-pub(super) fn plan(head: &Head, log: &Snapshot) -> Step {
+/// The step from what is archived to a snapshot of the log; a manifest in any case if `anew`.
+pub(super) fn plan(head: &Head, log: &Snapshot, anew: bool) -> Step {
     let archived = &head.manifest;
     // A store that was written anew under another identity has none of its segments there.
     let same = archived.store == log.store;
-    if same && archived.mark == log.mark && names_same(head, log) {
+    if same && lacks_end(head, log) {
+        return Step::Behind;
+    }
+    if same && archived.mark == log.mark && names_same(head, log) && !anew {
         return Step::Nothing;
     }
     let emptied = log.mark.number == 0 && archived.mark.number > 0;
     if emptied || same && archived.mark.number > log.mark.number {
         return Step::Behind;
     }
-    if same && let Some(tail) = tail(head, log) {
+    if same
+        && !anew
+        && let Some(tail) = tail(head, log)
+    {
         return tail;
     }
     let (mut upload, mut keep) = (Vec::new(), BTreeMap::new());
@@ -86,6 +92,13 @@ pub(super) fn plan(head: &Head, log: &Snapshot) -> Step {
         keep.insert(*segment, pieces);
     }
     Step::Commit { upload, keep }
+}
+
+/// Whether the newest segment that is archived, and all after it, are not in the log. The record that lets a segment go is in a later one, so this one was not
+/// retired: it was lost, and what is appended now takes the places of what was acknowledged and is archived. (A mark cannot tell: the index remembers the number of a record that is gone.)
+fn lacks_end(head: &Head, log: &Snapshot) -> bool {
+    let newest = head.manifest.segments.keys().next_back();
+    newest.is_some_and(|archived| log.lens.keys().next_back().is_none_or(|here| here < archived))
 }
 
 /// Whether the archive has the log's segments and no others. What the log has lost does not count.
@@ -200,9 +213,9 @@ mod tests {
                 change(&mut log, done);
                 total += match done { Change::Append(len) => len + 1024, Change::Retire(_) => 0 };
                 if index % every > 0 { continue }
-                let step = plan(&head, &log);
+                let step = plan(&head, &log, false);
                 written += carry_out(&mut head, &log, step);
-                prop_assert_eq!(plan(&head, &log), Step::Nothing);
+                prop_assert_eq!(plan(&head, &log, false), Step::Nothing);
                 prop_assert_eq!(missing_bytes(&head, &log), 0);
                 for (segment, len) in &log.lens {
                     let pieces = &head.manifest.segments[segment];
@@ -229,11 +242,11 @@ mod tests {
         change(&mut log, &Change::Append(5000));
         let before = log.clone();
         change(&mut log, &Change::Append(5000));
-        let step = plan(&head, &log);
+        let step = plan(&head, &log, false);
         carry_out(&mut head, &log, step);
-        assert_eq!(plan(&head, &before), Step::Behind);
+        assert_eq!(plan(&head, &before, false), Step::Behind);
         let anew = Snapshot { store: [2; 16], ..before };
-        let Step::Commit { upload, keep } = plan(&head, &anew) else { panic!("written anew") };
+        let Step::Commit { upload, keep } = plan(&head, &anew, false) else { panic!("written anew") };
         assert!(upload.len() == 1 && keep.values().all(Vec::is_empty), "nothing of the other store is kept");
     }
 
@@ -244,21 +257,21 @@ mod tests {
         for _ in 0..5 {
             change(&mut log, &Change::Append(15_000_000));
         }
-        let step = plan(&head, &log);
+        let step = plan(&head, &log, false);
         carry_out(&mut head, &log, step);
         let before = head.manifest.segments.clone();
         assert!(before.len() == 3);
         log.lens.remove(&1);
         log.lost.insert(1);
         log.lens.insert(2, 5000);
-        assert_eq!(plan(&head, &log), Step::Nothing);
+        assert_eq!(plan(&head, &log, false), Step::Nothing);
         change(&mut log, &Change::Append(SEGMENT - 1_000_000));
-        let step = plan(&head, &log);
+        let step = plan(&head, &log, false);
         carry_out(&mut head, &log, step);
         assert!([1, 2].iter().all(|segment| head.manifest.segments[segment] == before[segment]));
         // One that may be missing goes there as well.
         log.lost.clear();
-        let step = plan(&head, &log);
+        let step = plan(&head, &log, false);
         carry_out(&mut head, &log, step);
         assert!(!head.manifest.segments.contains_key(&1));
     }

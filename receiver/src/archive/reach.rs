@@ -99,19 +99,21 @@ async fn read_object(bucket: &Bucket, name: &str, range: Range<u64>) -> Result<B
     let mut attempt = 0;
     loop {
         match bucket.get_range(name, range.clone()).await {
-            Err(error @ ArchiveError::Request { .. }) if attempt < limits::ARCHIVE_READ_ATTEMPTS => {
+            Err(error) => {
+                // An object that was cut short has no such range, however often it is asked for.
+                if bucket.len(name).await.is_ok_and(|len| len.is_some_and(|len| len < range.end)) {
+                    return Err(ArchiveError::Damaged {
+                        name: name.to_owned(),
+                        what: "is shorter than it was",
+                    });
+                }
+                if !matches!(error, ArchiveError::Request { .. }) || attempt >= limits::ARCHIVE_READ_ATTEMPTS
+                {
+                    return Err(error);
+                }
                 attempt += 1;
                 tracing::debug!(%error, attempt, "reading again");
                 tokio::time::sleep(limits::ARCHIVE_RETRY_FIRST * attempt).await;
-            }
-            // An object that was cut short has no such range.
-            Err(error) => {
-                return Err(match bucket.len(name).await {
-                    Ok(Some(len)) if len < range.end => {
-                        ArchiveError::Damaged { name: name.to_owned(), what: "is shorter than it was" }
-                    }
-                    _ => error,
-                });
             }
             Ok(found) => return found.ok_or_else(|| ArchiveError::Missing(name.to_owned())),
         }

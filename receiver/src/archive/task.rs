@@ -31,7 +31,11 @@ use super::{
     state::{Observed, Part, State, Trouble},
     upload::{Progress, Uploader},
 };
-use crate::{limits, log::part::Fetch, store::Store};
+use crate::{
+    limits,
+    log::part::Fetch,
+    store::{Store, StoreError, StoreOptions},
+};
 
 /// An archive whose store is not open yet.
 pub(crate) struct Opening {
@@ -61,7 +65,13 @@ pub(crate) struct Handle {
 impl Opening {
     /// Makes the archive this store's and fetches the log if the store has none. An object store that is away is an error only if the
     /// store needs it, or has never been archived (a mistyped name would go unseen).
-    pub(crate) async fn begin(store: &Path, options: Options) -> Result<Self, ArchiveError> {
+    ///
+    /// What is fetched from another receiver's archive is tried with these options of the store before it is taken over.
+    pub(crate) async fn begin(
+        store: &Path,
+        options: Options,
+        of_store: StoreOptions,
+    ) -> Result<Self, ArchiveError> {
         let mut local = match Local::read(store)? {
             Some(local) => local,
             None => {
@@ -73,7 +83,13 @@ impl Opening {
         };
         let bucket = Bucket::new(options.url.open()?);
         let writer = Writer::new(&local);
-        let head = match writer.attach(&bucket, store, options.lease).await {
+        let url = options.url.clone();
+        let trial = move |dir: &Path| -> Result<(), StoreError> {
+            // Should the runtime be wanting, opening says so of what it cannot read.
+            let reach = Reach::open(&url).ok();
+            Store::prepare(dir)?.open_with(of_store, reach).map(drop)
+        };
+        let head = match writer.attach(&bucket, store, options.lease, Box::new(trial)).await {
             Ok(head) => Some(head),
             Err(error) if error.is_transient() && local.attached && has_log(store) => {
                 warn!(%error, "archive cannot be reached; the receiver starts without it");

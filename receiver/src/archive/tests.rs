@@ -128,7 +128,9 @@ impl Site {
     }
 
     async fn attach(&self) -> Result<Head, ArchiveError> {
-        self.writer.attach(&self.bucket, self.path(), TTL).await
+        let reach = Reach::new(self.bucket.clone()).unwrap();
+        let open = |dir: &Path| Store::prepare(dir)?.open_with(options(), Some(Arc::new(reach))).map(drop);
+        self.writer.attach(&self.bucket, self.path(), TTL, Box::new(open)).await
     }
 
     fn open(&self) -> Store {
@@ -290,9 +292,11 @@ async fn what_is_archived_is_not_uploaded_again() {
         store.append_and_wait(source.commit()).unwrap();
     }
     up_to_date(&mut site.uploader(&store).await.unwrap()).await.unwrap();
-    // The manifest is lost as if it had never been written; the pieces are there.
+    // The manifests are lost as if they had never been written; the pieces are there, and the entry with which the chain began.
     let chain = bucket.list(CHAIN).await.unwrap().into_iter().map(|found| found.name);
     bucket.remove(chain).await.unwrap();
+    let what = super::entry::What::Manifest(super::manifest::Manifest::default());
+    bucket.append(&site.writer.entry(1, what)).await.unwrap().unwrap();
     let head = site.attach().await.unwrap();
     let state = Arc::new(State::new());
     let uploading =
@@ -300,6 +304,98 @@ async fn what_is_archived_is_not_uploaded_again() {
     up_to_date(&mut uploading.await.unwrap()).await.unwrap();
     assert_eq!(state.observe(std::time::Instant::now()).uploaded_bytes, 0);
     check_opens(&bucket, &source, 60, "adopted").await;
+}
+
+/// The newest segment is gone, or nothing is in it: what is appended would take the places of what is archived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_its_newest_segment_is_refused() {
+    for harm in ["remove", "empty"] {
+        let bucket = memory();
+        let (site, mut source) = (Site::new(&bucket), harness::Source::new(volume("t/a"), 3));
+        site.attach().await.unwrap();
+        let store = site.open();
+        for _ in 0..60 {
+            store.append_and_wait(source.commit()).unwrap();
+        }
+        up_to_date(&mut site.uploader(&store).await.unwrap()).await.unwrap();
+        drop(store);
+        let archived = bucket.list(DATA).await.unwrap();
+        let mut segments: Vec<_> =
+            std::fs::read_dir(site.path().join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        segments.sort();
+        let newest = segments.pop().unwrap();
+        match harm {
+            "remove" => std::fs::remove_file(&newest).unwrap(),
+            _ => std::fs::File::create(&newest).map(drop).unwrap(),
+        }
+        let store = site.open();
+        let refused = site.uploader(&store).await.map(drop);
+        assert!(matches!(refused, Err(ArchiveError::Diverged)), "{harm}: {refused:?}");
+        // Nor when it has gone on without its archive for a while.
+        let mut other = harness::Source::new(volume("t/b"), 4);
+        (0..3).for_each(|_| store.append_and_wait(other.commit()).unwrap());
+        let refused = site.uploader(&store).await.map(drop);
+        assert!(matches!(refused, Err(ArchiveError::Diverged)), "{harm}: {refused:?}");
+        assert_eq!(bucket.list(DATA).await.unwrap(), archived, "{harm}");
+        check_opens(&bucket, &source, 60, harm).await;
+    }
+}
+
+/// Whoever began the chain anew would remove everything that it does not name.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_without_its_chain_is_left_alone() {
+    let bucket = memory();
+    let (site, mut source) = (Site::new(&bucket), harness::Source::new(volume("t/a"), 3));
+    site.attach().await.unwrap();
+    let store = site.open();
+    (0..9).for_each(|_| store.append_and_wait(source.commit()).unwrap());
+    up_to_date(&mut site.uploader(&store).await.unwrap()).await.unwrap();
+    let archived = bucket.list(DATA).await.unwrap();
+    let mut chain = Vec::new();
+    for found in bucket.list(CHAIN).await.unwrap() {
+        chain.push((found.name.clone(), bucket.get(&found.name).await.unwrap().unwrap()));
+    }
+    bucket.remove(chain.iter().map(|(name, _)| name.clone())).await.unwrap();
+    for refused in [Site::new(&bucket).attach().await, site.attach().await] {
+        let Err(ArchiveError::NoChain { objects }) = refused else { panic!("{refused:?}") };
+        assert_eq!(objects, archived.len());
+    }
+    assert_eq!(bucket.list(DATA).await.unwrap(), archived);
+    assert!(bucket.list(CHAIN).await.unwrap().is_empty());
+    for (name, bytes) in chain {
+        bucket.put(&name, bytes).await.unwrap();
+    }
+    check_opens(&bucket, &source, 9, "the chain is back").await;
+}
+
+/// A newcomer whose key is another one, or whose disk is too small, has taken nothing from anybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_cannot_be_opened_here_is_not_taken_over() {
+    let bucket = memory();
+    let (first, mut source) = (Site::new(&bucket), harness::Source::new(volume("t/a"), 3));
+    first.attach().await.unwrap();
+    let store = first.open();
+    (0..30).for_each(|_| store.append_and_wait(source.commit()).unwrap());
+    up_to_date(&mut first.uploader(&store).await.unwrap()).await.unwrap();
+    drop(store);
+    let chain = bucket.list(CHAIN).await.unwrap();
+    let second = Site::new(&bucket);
+    let wrong = |dir: &Path| {
+        // What was fetched is all there.
+        let store = Store::prepare(dir)?.open(options())?;
+        Err(StoreError::NoSuchVolume(store.volumes().remove(0)))
+    };
+    let refused = second.writer.attach(&bucket, second.path(), TTL, Box::new(wrong)).await;
+    assert!(matches!(refused, Err(ArchiveError::Store(_))), "{refused:?}");
+    assert_eq!(bucket.list(CHAIN).await.unwrap(), chain, "nothing was added");
+    let store = first.open();
+    (0..3).for_each(|_| store.append_and_wait(source.commit()).unwrap());
+    up_to_date(&mut first.uploader(&store).await.unwrap()).await.unwrap();
+    drop(store);
+    // With the right key it goes.
+    second.attach().await.unwrap();
+    assert!(!second.path().join("fetch.new").exists());
+    source.check_all(&second.open());
 }
 
 #[tokio::test(flavor = "multi_thread")]

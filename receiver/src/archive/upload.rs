@@ -34,6 +34,8 @@ pub(super) struct Uploader {
     stray: BTreeMap<String, u64>,
     /// Something may be there that nobody needs.
     sweep: bool,
+    /// Sealed segments lack outlines that they may have: a manifest is due even if the log does not grow. Once, because some cannot have one.
+    outline: bool,
 }
 
 /// What a step came to.
@@ -54,10 +56,13 @@ impl Uploader {
         state: Arc<State>,
         head: Head,
     ) -> Result<Self, ArchiveError> {
+        let (stray, mark) = (BTreeMap::new(), head.manifest.mark.segment);
+        let outlined = |segment: &u32| *segment >= mark || head.manifest.outlines.contains_key(segment);
+        let outline = !head.manifest.segments.keys().all(outlined);
         let mut uploader =
-            Self { bucket, writer, source, state, head, pending: None, stray: BTreeMap::new(), sweep: true };
+            Self { bucket, writer, source, state, head, pending: None, stray, sweep: true, outline };
         let log = uploader.snapshot().await?;
-        if plan(&uploader.head, &log) == Step::Behind || !uploader.agrees(&log).await? {
+        if plan(&uploader.head, &log, false) == Step::Behind || !uploader.agrees(&log).await? {
             return Err(ArchiveError::Diverged);
         }
         let listed = uploader.bucket.list(DATA).await?;
@@ -85,7 +90,7 @@ impl Uploader {
         }
         let log = self.snapshot().await?;
         self.state.on_missing(Instant::now(), missing_bytes(&self.head, &log));
-        let entry = match plan(&self.head, &log) {
+        let entry = match plan(&self.head, &log, self.outline) {
             Step::Nothing => {
                 self.state.on_archived(log.mark.number);
                 if self.sweep {
@@ -114,6 +119,7 @@ impl Uploader {
         self.append(entry).await?;
         self.state.on_missing(Instant::now(), 0);
         if whole {
+            self.outline = false;
             let needed = self.head.names();
             self.sweep |= self.stray.keys().any(|name| !needed.contains(name));
             self.stray.clear();

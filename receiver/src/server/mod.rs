@@ -208,7 +208,11 @@ pub(crate) fn heavy<T>(work: impl FnOnce() -> T) -> T {
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and so does whoever waits.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
