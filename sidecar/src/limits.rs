@@ -78,10 +78,12 @@ pub const CTIME_SETTLES_AFTER: Duration = Duration::from_secs(1);
 pub const STRETCH_MAX: Duration = Duration::from_millis(10);
 /// Inodes outside the tree that are remembered as mapped.
 pub const MAPPED_INODES_MAX: usize = 65_536;
-/// Rounds of one cut after which the search for a quiet instant keeps to [`SEARCH_SHARE`].
-pub const ROUNDS_AT_FULL_SPEED: u32 = 100;
+/// Rounds of one cut that follow each other at once before the search for a quiet instant rests.
+pub const SEARCH_BURST_ROUNDS: u32 = 100;
 /// The part of one core that a long search for a quiet instant may take.
 pub const SEARCH_SHARE: f64 = 0.5;
+/// It does not rest longer than this at a time, whatever a burst has cost: late is a loss.
+pub const SEARCH_REST_MAX: Duration = Duration::from_millis(250);
 /// Rounds without convergence after which status says so.
 pub const ROUNDS_BEFORE_CONDITION: u32 = 1000;
 /// How often the root is checked to be still in place.

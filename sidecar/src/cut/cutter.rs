@@ -36,10 +36,11 @@ use super::{
     errands::{Errands, Wanted},
     member::{Common, Member, nanos},
     pace::{self, Pace},
+    search::Search,
 };
 use crate::limits::{
     DRAIN_WHEN_BLOCKED_EVERY, FOR_NOTHING_BEFORE_REST, HEARTBEAT_EVERY, LEAVE_QUIET, OTHERS_REST_MAX,
-    PAUSE_THREADS_MAX, ROUNDS_AT_FULL_SPEED, ROUNDS_BEFORE_CONDITION, SEARCH_SHARE,
+    PAUSE_THREADS_MAX, ROUNDS_BEFORE_CONDITION,
 };
 use crate::pause::{Escalation, Waiting};
 use crate::watch;
@@ -87,7 +88,7 @@ pub(crate) struct Cutter {
     stop: Arc<AtomicBool>,
     desk: Arc<Desk>,
     errands: Errands,
-    rounds: u32,
+    search: Search,
     /// Wakeups in a row after which there was nothing to cut.
     for_nothing: u32,
     pace: Pace,
@@ -125,7 +126,7 @@ impl Cutter {
             stop,
             desk,
             errands: Errands::default(),
-            rounds: 0,
+            search: Search::default(),
             for_nothing: 0,
             pace: Pace::new(Instant::now(), pace::process_time()),
             busy_since: None,
@@ -273,15 +274,22 @@ impl Cutter {
             self.wait_for_sessions(DRAIN_WHEN_BLOCKED_EVERY);
             return Ok(());
         }
-        self.rounds += 1;
         let seeded = self.members.iter().all(|member| member.last().is_some());
+        let in_hurry = !seeded || self.escalation.is_pausing() || self.departure.is_holding();
+        if let Some(rest) = self.search.rest(began).filter(|_| !in_hurry) {
+            // Looking for a quiet instant must not cost the application its processor.
+            self.heartbeat();
+            self.wait_for_sessions(rest.min(DRAIN_WHEN_BLOCKED_EVERY));
+            return Ok(());
+        }
+        let round = self.search.begin_round();
         self.escalation.before_round(busy, || waiting(&self.members));
         let cores = if self.escalation.is_pausing() { self.cores } else { 1 };
         let (stepped, read_before) = (Instant::now(), self.bytes_read());
         for index in self.to_capture().collect::<Vec<_>>() {
             let member = &mut self.members[index];
-            if self.rounds == ROUNDS_BEFORE_CONDITION && seeded {
-                member.note_not_converging(self.rounds);
+            if seeded && round.is_multiple_of(ROUNDS_BEFORE_CONDITION) {
+                member.note_not_converging(round);
             }
             member.engine.cores = cores;
             let stepped = member.step();
@@ -291,10 +299,7 @@ impl Cutter {
         let worked = stepped.elapsed();
         self.escalation.after_round(self.bytes_read() - read_before, worked);
         self.heartbeat();
-        if self.rounds > ROUNDS_AT_FULL_SPEED && seeded && !self.escalation.is_pausing() {
-            // No quiet instant is near; looking for one must not cost the application its processor.
-            self.wait_for_sessions(worked.div_f64(SEARCH_SHARE) - worked);
-        }
+        self.search.end_round(Instant::now(), worked);
         Ok(())
     }
 
@@ -304,7 +309,7 @@ impl Cutter {
         let time_ns = nanos(started);
         let (how, paused) = self.escalation.converged();
         let took = self.busy_since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        let rounds = std::mem::take(&mut self.rounds);
+        let rounds = self.search.found();
         for member in &self.members {
             member.engine.status.clear_condition(conditions::NOT_CONVERGING);
         }

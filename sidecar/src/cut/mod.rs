@@ -113,6 +113,7 @@ mod pages;
 mod ranges;
 mod resend;
 mod scrub;
+mod search;
 mod stage;
 mod takeover;
 #[cfg(test)]
