@@ -387,13 +387,7 @@ impl FailoverError {
                 | Self::InstantInUse
                 | Self::InstantMounted(_)
                 | Self::InstantOther { .. }
-                | Self::Reconcile(
-                    ReconcileError::NotEmpty(_)
-                        | ReconcileError::Instant(_)
-                        | ReconcileError::Unfinished { .. }
-                        | ReconcileError::FileSystemRoot
-                )
-        )
+        ) || matches!(self, Self::Reconcile(error) if error.is_refusal())
     }
 
     /// Whether the request itself makes no sense.

@@ -1,6 +1,7 @@
 //! Points, restore and promotion on a real store without a receiver.
 #![allow(clippy::unwrap_used)]
 
+mod apart;
 mod branch;
 mod window;
 

@@ -121,6 +121,8 @@ pub const THIN_RUNS: usize = 4096;
 
 /// Threads of a reconcile that compare and fetch. More than processors: some of them wait for chunks.
 pub const RECONCILE_WORKERS: usize = 4;
+/// Directories that are looked into for what a receiver keeps, before the content of a target is deleted.
+pub const RECONCILE_APART_DIRECTORIES: usize = 10_000;
 /// A file is compared in spans of this many bytes, each by one thread.
 pub const RECONCILE_SPAN_BYTES: u64 = 32 * 1024 * 1024;
 /// Chunks that one fetch of a reconcile asks for.

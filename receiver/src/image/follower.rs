@@ -352,7 +352,11 @@ impl Follower {
 
     fn options(&self) -> Options {
         let key = ChunkKey::of_tenant(self.volume.tenant());
-        Options { interrupt: self.stop.clone(), ..Options::new(key, promotion_label(&self.volume)) }
+        Options {
+            interrupt: self.stop.clone(),
+            own: true,
+            ..Options::new(key, promotion_label(&self.volume))
+        }
     }
 
     fn chunks(&self) -> StoreChunks<'_> {

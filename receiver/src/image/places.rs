@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/.lock                      one user
+//! DIR/.tidelock-images           says what this is, to whoever is about to overwrite it
 //! DIR/TENANT/NAME/               the image, with the marker of an unfinished copy in it until somebody completes it
 //! DIR/TENANT/.NAME/state         [`State`]: the point up to which everything in it is durable
 //! DIR/TENANT/.NAME/staging/      names on their way from one directory to another
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tidelock_proto::{PointId, VolumeName};
 
 use super::ImageError;
-use crate::flock::FileLock;
+use crate::{flock::FileLock, reconcile::IMAGES};
 
 /// The paths of one volume.
 #[derive(Debug, Clone)]
@@ -139,7 +140,11 @@ pub(super) fn lock(dir: &Path) -> Result<FileLock, ImageError> {
     let path = dir.join(".lock");
     let file = File::create(&path).map_err(fail("create", &path))?;
     let taken = FileLock::take(file).map_err(fail("lock", &path))?;
-    taken.map_err(|_| ImageError::InUse(dir.to_owned()))
+    let lock = taken.map_err(|_| ImageError::InUse(dir.to_owned()))?;
+    let told = dir.join(IMAGES);
+    fs::write(&told, "Hot images of a Tidelock receiver. Nothing else belongs here.\n")
+        .map_err(fail("write", &told))?;
+    Ok(lock)
 }
 
 fn make_private(dir: &Path) -> Result<(), ImageError> {

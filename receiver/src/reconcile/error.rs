@@ -6,6 +6,8 @@ use rustix::io::Errno;
 use thiserror::Error;
 use tidelock_proto::ChunkId;
 
+use super::apart::Keeps;
+
 /// The reason a source of chunks gave.
 pub type ChunksError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -29,6 +31,34 @@ pub enum ReconcileError {
     /// The root of the file system.
     #[error("/ cannot be a target; choose a directory")]
     FileSystemRoot,
+    /// The target is what a receiver keeps.
+    #[error("{} is {keeps}, and would be deleted; nothing was changed: choose a directory apart from it", path.display())]
+    Kept {
+        /// The target.
+        path: PathBuf,
+        /// What it is.
+        keeps: Keeps,
+    },
+    /// The target lies inside what a receiver keeps.
+    #[error("{} lies inside {}, which is {keeps}; nothing was changed: choose a directory apart from it", path.display(), above.display())]
+    Inside {
+        /// The target.
+        path: PathBuf,
+        /// What it lies in.
+        keeps: Keeps,
+        /// Where that is.
+        above: PathBuf,
+    },
+    /// What a receiver keeps lies inside the target.
+    #[error("{} holds {}, which is {keeps} and would be deleted; nothing was changed: choose a directory apart from it", path.display(), below.display())]
+    Holds {
+        /// The target.
+        path: PathBuf,
+        /// What is in it.
+        keeps: Keeps,
+        /// Where that is.
+        below: PathBuf,
+    },
     /// The target exists and is something else.
     #[error("{} is not a directory; choose another target", .0.display())]
     NotDirectory(PathBuf),
@@ -61,6 +91,20 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
+    /// Whether nothing was done on purpose, because something could be lost.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::NotEmpty(_)
+                | Self::Instant(_)
+                | Self::Unfinished { .. }
+                | Self::FileSystemRoot
+                | Self::Kept { .. }
+                | Self::Inside { .. }
+                | Self::Holds { .. }
+        )
+    }
+
     pub(super) fn io(what: &'static str, path: PathBuf, errno: Errno) -> Self {
         match errno {
             Errno::XDEV => Self::Mount(path),

@@ -24,8 +24,9 @@
 //!
 //! [`follow`] brings a directory that is equal to a tree to the next one, without looking at the rest of it.
 //!
-//! Nothing else may change the directory meanwhile; if it does, the result is wrong, though never outside of it.
+//! What a receiver keeps is never a target (`apart`). Nothing else may change the directory meanwhile; if it does, the result is wrong, though never outside of it.
 
+mod apart;
 mod attributes;
 mod beneath;
 mod changes;
@@ -54,6 +55,8 @@ use serde::Serialize;
 use tidelock_proto::{ChunkId, ChunkKey, FileId, Tree};
 
 use crate::limits;
+pub(crate) use apart::IMAGES;
+pub use apart::Keeps;
 use beneath::{Dir, Place, Root};
 pub use changes::Changes;
 pub use difference::follow;
@@ -99,6 +102,8 @@ pub struct Options {
     pub unfinished: bool,
     /// Files without data begin as clones of its files, where the file system can; see [`Donor`].
     pub donor: Option<Arc<Donor>>,
+    /// The program has made the directory itself, where it keeps such things: whether it is, or holds, what a receiver keeps is not asked.
+    pub own: bool,
 }
 
 impl Options {
@@ -117,6 +122,7 @@ impl Options {
             interrupt: Arc::default(),
             unfinished: false,
             donor: None,
+            own: false,
         }
     }
 }
@@ -229,6 +235,7 @@ pub fn reconcile(
     options: &Options,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report> {
+    check_apart(directory, options)?;
     let root = open_target(directory)?;
     check_instant(directory)?;
     let run = Run::new(root, tree, chunks, options, progress)?;
@@ -265,6 +272,7 @@ pub fn complete(directory: &Path, tree: &Tree, options: &Options) -> Result<()> 
 
 /// Whether [`reconcile`] would be refused because of what is in `directory` now; changes nothing.
 pub fn check_target(directory: &Path, options: &Options) -> Result<()> {
+    check_apart(directory, options)?;
     if !directory.try_exists().unwrap_or(true) {
         return Ok(());
     }
@@ -276,12 +284,29 @@ pub fn check_target(directory: &Path, options: &Options) -> Result<()> {
 
 /// What `directory` holds now, as far as it matters to [`reconcile`]; changes nothing.
 pub fn vacancy(directory: &Path) -> Result<Vacancy> {
-    if !directory.try_exists().unwrap_or(true) {
-        return Ok(Vacancy::Vacant);
+    let vacancy = match directory.try_exists().unwrap_or(true) {
+        false => Vacancy::Vacant,
+        true => {
+            let root = open_target(directory)?;
+            check_instant(directory)?;
+            marker::vacancy(&root, is_mounted(&root)?)?
+        }
+    };
+    // What is occupied is not going to be written.
+    if vacancy != Vacancy::Occupied {
+        apart::check_above(directory)?;
     }
-    let root = open_target(directory)?;
-    check_instant(directory)?;
-    marker::vacancy(&root, is_mounted(&root)?)
+    Ok(vacancy)
+}
+
+/// Before anything is made: the target has nothing to do with what a receiver keeps.
+fn check_apart(directory: &Path, options: &Options) -> Result<()> {
+    if options.own {
+        return Ok(());
+    }
+    apart::check_above(directory)?;
+    // Nothing is deleted otherwise: it is empty, or a copy of the same that was begun.
+    if options.overwrite { apart::check_within(directory) } else { Ok(()) }
 }
 
 /// Nobody but its own command touches an instant promotion.

@@ -119,7 +119,7 @@ fn paths(tree: &Tree, id: FileId, target: &Path) -> Vec<PathBuf> {
 fn options(volume: &VolumeName, tree: &Arc<Tree>) -> Options {
     let key = ChunkKey::of_tenant(volume.tenant());
     let known = Some(tree.clone());
-    Options { overwrite: true, known, ..Options::new(key, label(volume)) }
+    Options { overwrite: true, known, own: true, ..Options::new(key, label(volume)) }
 }
 
 /// Moves what is left of the whole tree to where it belongs, and removes all else. The tree is for the root's attributes; an earlier run that has removed the journal has set them.
