@@ -29,14 +29,14 @@ pub struct VerifyReport {
     pub resent_chunks: u64,
     /// Bytes of the log that were written again from the archive, in a repair.
     pub restored_bytes: u64,
-    /// What is wrong. Nothing, if the store is whole.
+    /// What is wrong, and what could not be looked at. Nothing, if the store is whole.
     pub findings: Vec<FindingReport>,
 }
 
 /// Something that is wrong, and what it touches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct FindingReport {
-    /// `log`, `chunk`, `lost-chunks`, `index` or `point`.
+    /// `log`, `chunk`, `lost-chunks`, `index` or `point`; or `locked`, which is no damage: a tenant was not looked at for want of its key.
     pub kind: String,
     /// In words.
     pub what: String,
@@ -56,6 +56,13 @@ pub struct FindingReport {
     pub checkpoints: u64,
     /// A file that is damaged in the first of these points.
     pub file: Option<String>,
+}
+
+impl FindingReport {
+    /// Whether something is damaged; otherwise it could not be looked at.
+    pub fn is_damage(&self) -> bool {
+        self.kind != "locked"
+    }
 }
 
 /// How far a verification has come.

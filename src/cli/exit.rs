@@ -8,12 +8,12 @@ use tidelock_failover::FailoverError;
 pub(crate) const HELP: &str = "Exit codes:\n  \
     0   done\n  \
     1   failed; test, drill: a check failed\n  \
-    2   refused for safety: nobody was fenced, nothing deleted (a connected sidecar, a fuzzy point, another epoch, a target that is not empty or in use)\n  \
+    2   refused for safety: nobody was fenced, nothing deleted (a connected sidecar, a fuzzy point, another epoch, a target that is not empty, in use, or a receiver's)\n  \
     3   sidecar: fenced, the volume was promoted elsewhere\n  \
     4   sidecar: superseded, another sidecar replicates the volume\n  \
     5   verify, store rebuild: damage was found\n  \
     6   check: a pod that asked for protection is not protected\n  \
-    64  bad usage or configuration\n  \
+    64  bad usage or configuration; verify: a tenant was not looked at for want of its key\n  \
     130 interrupted: run the same command again";
 
 /// Something failed.

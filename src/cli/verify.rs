@@ -4,7 +4,7 @@ use tidelock_failover::{FindingReport, VerifyReport, VerifyStep, verify};
 use tidelock_proto::VolumeName;
 
 use super::{
-    exit::{DAMAGED, Failure},
+    exit::{DAMAGED, Failure, USAGE},
     output,
     source::Source,
 };
@@ -38,14 +38,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         print(&report);
     }
-    if report.findings.is_empty() {
-        return Ok(());
-    }
+    judge(&report)
+}
+
+/// Damage is the worse news; that a tenant was not looked at is told beside it.
+fn judge(report: &VerifyReport) -> Result<(), Failure> {
+    let (damage, locked): (Vec<_>, Vec<_>) = report.findings.iter().partition(|finding| finding.is_damage());
+    let unseen: Vec<&str> = locked.iter().map(|finding| finding.what.as_str()).collect();
+    let unseen = unseen.join("; ");
+    let all = if unseen.is_empty() { "every point" } else { "every point that was looked at" };
     let hit = match report.damaged_points {
-        0 => "every point can be restored".to_owned(),
+        0 => format!("{all} can be restored"),
         points => format!("{points} of {} points cannot be restored", report.points),
     };
-    Err(Failure::new(DAMAGED, anyhow::anyhow!("{} things are damaged; {hit}", report.findings.len())))
+    let (code, line) = match (damage.len(), unseen.is_empty()) {
+        (0, true) => return Ok(()),
+        (0, false) => (USAGE, format!("no damage was found, and {hit}, but {unseen}")),
+        (count, true) => (DAMAGED, format!("{count} things are damaged; {hit}")),
+        (count, false) => (DAMAGED, format!("{count} things are damaged; {hit}; and {unseen}")),
+    };
+    Err(Failure::new(code, anyhow::anyhow!("{line}")))
 }
 
 fn print(report: &VerifyReport) {

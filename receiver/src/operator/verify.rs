@@ -90,7 +90,11 @@ impl Verification<'_> {
                 let reply = match event {
                     Event::Progress(progress) => ReplyKind::VerifyProgress(progress.into()),
                     Event::Finding(finding) if findings => {
-                        error!(%finding, "store is damaged");
+                        if finding.fault.is_damage() {
+                            error!(%finding, "store is damaged");
+                        } else {
+                            warn!(%finding, "store was not verified as a whole");
+                        }
                         ReplyKind::VerifyFinding((&finding).into())
                     }
                     Event::Finding(finding) => {

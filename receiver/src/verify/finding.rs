@@ -32,9 +32,10 @@ pub enum Fault {
         /// One of them.
         example: ChunkId,
     },
-    /// Records that were not looked into.
+    /// Records that were not looked into. This is no damage.
     #[error(
-        "{count} records of tenant {tenant} are encrypted and its key was not given: only their checksums were looked at"
+        "tenant {tenant} was not looked at for want of its key: of its {count} records nothing but the checksums, and none of its points; \
+         give the key with --tenant-key {tenant}=FILE or --tenant-keys DIR (a receiver has its own)"
     )]
     Locked {
         /// Whose they are.
@@ -70,6 +71,11 @@ impl Fault {
             Self::Chunk { place, .. } => Some((place.segment, u64::from(place.offset))),
             Self::Lost { .. } | Self::Locked { .. } | Self::Index { .. } | Self::Point { .. } => None,
         }
+    }
+
+    /// Whether something is not as it was written; otherwise it could not be looked at.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Locked { .. })
     }
 
     /// A word for programs.
