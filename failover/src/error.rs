@@ -62,6 +62,15 @@ pub enum FailoverError {
     /// The directory is not a store.
     #[error("{} is not a store: it has no log", .0.display())]
     NotAStore(PathBuf),
+    /// Whether the directory is a store cannot be seen.
+    #[error("cannot look into the store {}: run this as the receiver's user", path.display())]
+    StoreHidden {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// There are no hot images where somebody was asked for one.
     #[error("no images are kept there")]
     NoImages,
@@ -150,6 +159,16 @@ pub enum FailoverError {
         volume: VolumeName,
         /// What was asked for.
         tag: String,
+    },
+    /// A point that nobody holds was to be released.
+    #[error(
+        "point {point} of volume {volume} is not held, so there is nothing to release: `tidelock points {volume}` shows `held:` where one is"
+    )]
+    NotHeld {
+        /// The volume.
+        volume: VolumeName,
+        /// What was asked for.
+        point: PointId,
     },
     /// No point is as old as was asked for.
     #[error(
@@ -396,6 +415,10 @@ impl FailoverError {
             self,
             Self::Identity(_)
                 | Self::NotAStore(_)
+                | Self::NeedsReceiver(_)
+                | Self::Store(StoreError::Key(_))
+                | Self::Image(ImageError::Store(StoreError::Key(_)))
+                | Self::Archive(ArchiveError::Store(StoreError::Key(_)))
                 | Self::At(_)
                 | Self::Archive(ArchiveError::Url { .. })
                 | Self::Path(_)

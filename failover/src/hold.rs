@@ -39,11 +39,14 @@ pub fn hold(
     Ok(HoldReport { volume: volume.to_string(), point: choice.report(), reasons })
 }
 
-/// Takes all holds from a point.
+/// Takes all holds from a point, which has one.
 pub fn release(access: &Access, volume: &VolumeName, at: &At) -> Result<HoldReport, FailoverError> {
     let choice = choose(access, volume, at, true, SystemTime::now())?;
+    let reasons: Vec<_> = reasons(&choice.point.tags).collect();
+    if reasons.is_empty() {
+        return Err(FailoverError::NotHeld { volume: volume.clone(), point: choice.point.id });
+    }
     access.release(volume, choice.point.id)?;
-    let reasons = reasons(&choice.point.tags).collect();
     Ok(HoldReport { volume: volume.to_string(), point: choice.report(), reasons })
 }
 

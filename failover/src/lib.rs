@@ -31,7 +31,7 @@ mod tests;
 mod verify;
 mod window;
 
-pub use access::Access;
+pub use access::{Access, check_store};
 pub use at::{At, AtError};
 pub use branch::{Begun, BranchReport, begin_branch, branches, check_old_primary};
 pub use browse::{

@@ -8,7 +8,7 @@ use tidelock_receiver::{
     vault::TenantKeys,
 };
 
-use crate::error::FailoverError;
+use crate::{access::check_store, error::FailoverError};
 
 /// What was read back from the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,9 +28,7 @@ pub struct RebuildReport {
 /// Removes the index and the catalogue of the store in `directory`, which no receiver must be using, and makes them anew from the log.
 /// What is damaged there is left out and reported. Tenants that are encrypted need their keys.
 pub fn rebuild(directory: &Path, keys: TenantKeys) -> Result<RebuildReport, FailoverError> {
-    if !directory.join("log").is_dir() {
-        return Err(FailoverError::NotAStore(directory.to_owned()));
-    }
+    check_store(directory)?;
     let store = Store::rebuild(directory, StoreOptions { keys, ..StoreOptions::default() })?;
     let opened = store.opened();
     let volumes = store.volumes();

@@ -460,3 +460,14 @@ fn a_test_failover_says_on_the_point_how_it_went_and_leaves_nothing() {
     assert!(matches!(stopped, FailoverError::Interrupted) && begun.elapsed().as_secs() < 30, "{stopped}");
     assert!(!world.target().exists());
 }
+
+#[test]
+fn only_what_is_held_is_released() {
+    let world = World::new();
+    let (access, volume, point) = (world.access(), world.volume(), "1.2".parse().unwrap());
+    let nothing = release(&access, &volume, &point).unwrap_err();
+    assert!(matches!(nothing, FailoverError::NotHeld { .. }), "{nothing}");
+    hold(&access, &volume, &point, "the audit").unwrap();
+    assert_eq!(release(&access, &volume, &point).unwrap().reasons, ["the audit"]);
+    assert!(release(&access, &volume, &point).is_err());
+}

@@ -164,8 +164,12 @@ pub const ARCHIVE_TAILS_BYTES: u64 = 8 * 1024 * 1024;
 pub const ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// The same where acknowledgements wait for it.
 pub const ARCHIVE_ACK_INTERVAL: Duration = Duration::from_millis(250);
+/// The shortest that may be asked for.
+pub const ARCHIVE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// How long another receiver must see nothing of the holder, unless the options say otherwise.
 pub const ARCHIVE_LEASE: Duration = Duration::from_secs(15);
+/// The shortest that may be asked for: a third of it is how often the lease is renewed, and an object store answers within that.
+pub const ARCHIVE_LEASE_MIN: Duration = Duration::from_secs(1);
 /// The longest that a holder's word about that is taken for.
 pub const ARCHIVE_LEASE_MAX: Duration = Duration::from_secs(10 * 60);
 /// How often a newcomer looks at the holder's lease before it takes over.

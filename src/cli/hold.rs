@@ -14,7 +14,7 @@ pub(crate) struct Hold {
     #[arg(long, default_value_t, value_name = "WHEN", allow_hyphen_values = true)]
     at: At,
     /// Why; `tidelock points` shows it
-    #[arg(long, value_name = "TEXT", default_value = "by an operator")]
+    #[arg(long, value_name = "TEXT", default_value = "by an operator", value_parser = reason)]
     reason: String,
     /// Print JSON
     #[arg(long)]
@@ -46,6 +46,14 @@ pub(crate) fn run_hold(args: &Hold) -> Result<(), Failure> {
 pub(crate) fn run_release(args: &Release) -> Result<(), Failure> {
     let done = release(&args.source.open()?, &args.volume, &args.at).map_err(Failure::failover)?;
     print("released", &done, args.json)
+}
+
+/// A hold that `points` shows without a word is one that nobody dares to release.
+fn reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("is empty: say why, or leave --reason away".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn print(what: &'static str, done: &HoldReport, json: bool) -> Result<(), Failure> {

@@ -69,11 +69,11 @@ struct Archive {
     /// When a sidecar is told that its point is durable.
     #[arg(long, value_name = "WHERE", value_enum, default_value_t = AckArg::Local, requires_if("archive", "archive"))]
     ack: AckArg,
-    /// How often what is new is archived; 10s, or 250ms with `--ack archive`.
-    #[arg(long, value_name = "TIME", requires = "archive", value_parser = humantime::parse_duration)]
+    /// How often what is new is archived; 10s, or 250ms with `--ack archive`; at least 10ms
+    #[arg(long, value_name = "TIME", requires = "archive", value_parser = archive_interval)]
     archive_interval: Option<Duration>,
-    /// How long another receiver must see no sign of this one before it takes the archive over.
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    /// How long another receiver must see no sign of this one before it takes the archive over: 1s to 10m
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = archive_lease)]
     archive_lease: Duration,
 }
 
@@ -141,6 +141,36 @@ pub(super) fn cap_bytes(text: &str) -> Result<u64, String> {
     if bytes < limits::CAP_MIN_BYTES { Err("is less than 64M".to_owned()) } else { Ok(bytes) }
 }
 
+fn archive_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < limits::ARCHIVE_INTERVAL_MIN { Err("is less than 10ms".to_owned()) } else { Ok(interval) }
+}
+
+fn archive_lease(text: &str) -> Result<Duration, String> {
+    let lease = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match () {
+        () if lease < limits::ARCHIVE_LEASE_MIN => Err("is less than 1s".to_owned()),
+        // Nobody else would believe it for longer, and it is renewed every third of it.
+        () if lease > limits::ARCHIVE_LEASE_MAX => Err("is more than 10m".to_owned()),
+        () => Ok(lease),
+    }
+}
+
 fn failure(error: RunError) -> Failure {
     if error.is_configuration() { Failure::new(USAGE, error) } else { error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_nobody_could_renew_or_believe_is_refused() {
+        for text in ["0s", "999ms", "601s", "soon"] {
+            assert!(archive_lease(text).is_err(), "{text}");
+        }
+        assert_eq!(archive_lease("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(archive_lease("10m"), Ok(Duration::from_secs(600)));
+        assert!(archive_interval("0s").is_err() && archive_interval("10ms").is_ok());
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tidelock_failover::{RebuildReport, rebuild};
+use tidelock_failover::{FailoverError, RebuildReport, check_store, rebuild};
 use tidelock_proto::VolumeName;
 use tidelock_receiver::{
     archive::{self, ArchiveUrl},
@@ -101,9 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn run_compact(args: &CompactArgs) -> Result<(), Failure> {
-    if !args.store.join("log").is_dir() {
-        return Err(Failure::usage(format!("{} is not a store", args.store.display())));
-    }
+    check_store(&args.store).map_err(Failure::failover)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     let what = CompactOptions {
@@ -111,7 +109,8 @@ fn run_compact(args: &CompactArgs) -> Result<(), Failure> {
         without: args.delete_volume.clone(),
     };
     let options = StoreOptions { keys: args.keys.load()?, ..StoreOptions::default() };
-    let done = Store::compact(&args.store, options, &what)?;
+    let done = Store::compact(&args.store, options, &what)
+        .map_err(|error| Failure::failover(FailoverError::from(error)))?;
     if args.json {
         return Ok(output::json(&done)?);
     }

@@ -1,6 +1,6 @@
 //! The store of a receiver that does not run.
 
-use std::{path::Path, time::SystemTime};
+use std::{fs, io::ErrorKind, path::Path, time::SystemTime};
 
 use bytes::Bytes;
 use tidelock_proto::{
@@ -45,9 +45,7 @@ impl Direct {
         images: Option<&Path>,
         archive: Option<&ArchiveUrl>,
     ) -> Result<Self, FailoverError> {
-        if !directory.join("log").is_dir() {
-            return Err(FailoverError::NotAStore(directory.to_owned()));
-        }
+        check_store(directory)?;
         let options = StoreOptions { keys, ..StoreOptions::default() };
         let store = match archive {
             Some(url) => archive::open(url, directory, options)?,
@@ -223,6 +221,17 @@ impl Direct {
     pub(super) fn release(&self, name: &VolumeName, point: PointId) -> Result<(), FailoverError> {
         let record = Record::Release { volume: name.clone(), point, copy: false };
         Ok(self.store.append_and_wait(Batch::of(record))?)
+    }
+}
+
+/// Refuses what is not a store, and says so of it only where that could be seen.
+pub fn check_store(directory: &Path) -> Result<(), FailoverError> {
+    match fs::metadata(directory.join("log")) {
+        Ok(log) if log.is_dir() => Ok(()),
+        Err(source) if source.kind() == ErrorKind::PermissionDenied => {
+            Err(FailoverError::StoreHidden { path: directory.to_owned(), source })
+        }
+        _ => Err(FailoverError::NotAStore(directory.to_owned())),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     verify::{Summary, Told},
 };
 use direct::Direct;
+pub use direct::check_store;
 use remote::Remote;
 
 /// `Failed.code`: the volume's tenant is encrypted, and its key is not at the receiver.
