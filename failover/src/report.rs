@@ -72,8 +72,9 @@ pub fn points(
     volume: &VolumeName,
     newest: Option<usize>,
 ) -> Result<Vec<PointReport>, FailoverError> {
-    let known = access.volume(volume)?;
+    // In this order: what comes in between is newer than all that is listed, and nothing that is listed seems to be off the line for it.
     let points = access.points(volume, newest)?;
+    let known = access.volume(volume)?;
     let line = known.last.map(|last| select::line(&points, last.id)).unwrap_or_default();
     Ok(points.iter().map(|point| PointReport::new(point, line.contains(&point.id))).collect())
 }

@@ -141,6 +141,29 @@ fn points_and_status_show_what_there_is() {
 }
 
 #[test]
+fn no_point_is_off_the_line_because_it_came_while_they_were_listed() {
+    let mut world = World::new();
+    let (access, volume) = (world.access(), world.volume());
+    let store = access.store();
+    let listed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !listed.load(Ordering::Relaxed) {
+                world.commit_to(&store, Consistency::Crash);
+            }
+        });
+        // Each comes at another instant of a listing.
+        let mut off = Vec::new();
+        while off.is_empty() && access.volume(&volume).unwrap().points < 300 {
+            off = points(&access, &volume, Some(5)).unwrap();
+            off.retain(|point| !point.current);
+        }
+        listed.store(true, Ordering::Relaxed);
+        assert_eq!(off, []);
+    });
+}
+
+#[test]
 fn a_restore_leaves_no_trace_in_the_store() {
     let world = World::new();
     let options = RestoreOptions { at: "1970-01-01T00:01:42Z".parse().unwrap(), ..RestoreOptions::default() };

@@ -127,6 +127,12 @@ fn is_window(tag: &str) -> bool {
     matches!(Said::of(tag), Some(Said::Open { .. } | Said::Announced { .. }))
 }
 
+/// Whether this epoch, which builds on the point, was raised to give the volume back to its old primary.
+pub(crate) fn is_given_back(base: &Point, epoch: Epoch) -> bool {
+    said(base)
+        .any(|said| matches!(said, Said::Announced { back, .. } | Said::Done { back, .. } if back == epoch))
+}
+
 /// Opens the window of a promotion that has raised the epoch from `old` to `epoch`, unless an earlier run has. `before` was the newest point of
 /// the line before.
 pub(crate) fn open(

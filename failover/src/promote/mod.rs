@@ -47,7 +47,7 @@ use crate::{
     error::FailoverError,
     report::{Choice, PointReport},
     restore::Event,
-    window::WindowReport,
+    window::{self, WindowReport},
 };
 
 /// What to promote, and how.
@@ -153,10 +153,13 @@ pub fn promote(
     prepare(access, volume, directory, options, events)?.finish(access, None, events)
 }
 
-/// Whether an earlier run raised the epoch to build on this very point, and no writer of it has come yet.
+/// Whether an earlier run raised the epoch to build on this very point, and no writer of it has come yet. An epoch that was raised to give the volume back
+/// is the old primary's: whoever took it over would fence nobody, and two would be told to go on in it.
 fn is_promoted_to(choice: &Choice) -> bool {
     let base = choice.volume.last.as_ref().map(|last| last.id);
-    choice.volume.promoted && base == Some(choice.point.id)
+    choice.volume.promoted
+        && base == Some(choice.point.id)
+        && !window::is_given_back(&choice.point, choice.volume.epoch)
 }
 
 /// The command that protects these volumes together from now on. They may be at different epochs; the highest is taken, and

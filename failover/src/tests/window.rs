@@ -142,3 +142,22 @@ fn what_came_after_a_promotion_is_not_taken_back_with_it() {
     world.access().raise_epoch(&world.volume(), Epoch(3), None).unwrap();
     assert!(matches!(back(&world).unwrap_err(), FailoverError::NoWindow(_)));
 }
+
+/// The epoch that was raised to give the volume back is the old primary's: a promotion fences it, and is none that an earlier run began.
+#[test]
+fn a_promotion_after_one_was_taken_back_fences_the_old_primary() {
+    let world = promoted("latest");
+    assert_eq!(back(&world).unwrap().epoch, 3);
+    let mut options = with_window("latest");
+    options.overwrite = true;
+    let plan =
+        plan_promotion(&world.access(), &world.volume(), &world.target(), &options, &|_| {}).unwrap();
+    assert_eq!((plan.epoch, plan.new_epoch, plan.resumes), (3, 4, false));
+    let report = world.promote(options).unwrap();
+    assert_eq!((report.old_epoch, report.epoch, report.resumed), (3, 4, false));
+    let mut world = world;
+    assert!(!is_taken(&mut world, 3, "1.3"), "the old primary is fenced");
+    assert!(is_taken(&mut world, 4, "1.3"));
+    // It is completed by the same command, and can be taken back itself.
+    assert_eq!(back(&world).unwrap().epoch, 5);
+}
