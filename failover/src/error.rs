@@ -309,12 +309,22 @@ pub enum FailoverError {
          --force goes on nevertheless"
     )]
     Connected(VolumeName),
-    /// Somebody works in the directory that is to be rolled back.
+    /// Somebody works in the directory that is to be changed.
     #[error("{} is in use by {by}: stop what works there; --force goes on nevertheless", directory.display())]
     InUse {
         /// The directory.
         directory: PathBuf,
         /// The first processes.
+        by: String,
+    },
+    /// A volume is to be made within another one that is replicated.
+    #[error(
+        "{} lies in a volume that {by} replicates, and would become part of it: choose a directory beside it; --force goes on nevertheless", directory.display()
+    )]
+    WithinVolume {
+        /// The directory.
+        directory: PathBuf,
+        /// The first sidecars.
         by: String,
     },
     /// There is nothing in a directory that is to be imported.
@@ -397,6 +407,7 @@ impl FailoverError {
                 | Self::Connected(_)
                 | Self::Failed { code: CODE_BUSY, .. }
                 | Self::InUse { .. }
+                | Self::WithinVolume { .. }
                 | Self::NoWindow(_)
                 | Self::WindowOver { .. }
                 | Self::NothingThere(_)

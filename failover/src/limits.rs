@@ -18,6 +18,8 @@ pub const PROMOTE_ROUND: Duration = Duration::from_millis(500);
 pub const RESULTS_PER_POINT: usize = 12;
 /// How often the check of a test failover is asked whether it has ended.
 pub const CHECK_POLL: Duration = Duration::from_millis(10);
+/// Processes that are named when a directory is in use.
+pub const OPENERS_TOLD: usize = 5;
 /// Points asked for when the newest usable one is wanted, before all of them are.
 pub const NEWEST_POINTS: usize = 256;
 /// Content of a mounted point that is kept in memory, unless another amount is asked for, in bytes.

@@ -14,6 +14,7 @@ use crate::{
     at::At,
     donor::write_beside,
     error::FailoverError,
+    openers::not_in_use,
     part::Part,
     report::{Choice, PointReport, choose},
 };
@@ -29,6 +30,8 @@ pub struct RestoreOptions {
     pub overwrite: bool,
     /// Files of the right size and time are not read.
     pub trust_mtime: bool,
+    /// Though somebody has files of the target open.
+    pub force: bool,
     /// Only these names.
     pub part: Part,
 }
@@ -85,6 +88,8 @@ pub struct RestoreReport {
     pub directory: PathBuf,
     /// How long it took, in milliseconds.
     pub took_ms: f64,
+    /// Processes that could not be looked at, where it mattered who has files of the directory open.
+    pub unseen: u64,
     /// What was done to the directory.
     pub work: Report,
 }
@@ -107,10 +112,11 @@ pub fn restore(
         return Err(FailoverError::PartOverwrites);
     }
     reconcile::check_target(directory, &target)?;
+    let unseen = if options.force { 0 } else { not_in_use(directory)? };
     events(Event::Step(Step::Check));
     let tree = options.part.of(access.tree(volume, &choice.point)?)?;
     let work = write_beside(access, &choice, &tree, directory, &target, events)?;
-    Ok(restored(volume, &choice, directory, begun, work))
+    Ok(RestoreReport { unseen, ..restored(volume, &choice, directory, begun, work) })
 }
 
 pub(crate) fn restored(
@@ -125,6 +131,7 @@ pub(crate) fn restored(
         point: choice.report(),
         directory: directory.to_owned(),
         took_ms: millis(begun),
+        unseen: 0,
         work,
     }
 }

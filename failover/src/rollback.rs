@@ -72,6 +72,8 @@ pub fn rollback(
         accept_fuzzy: options.accept_fuzzy,
         overwrite: true,
         trust_mtime: options.trust_mtime,
+        // It was looked at.
+        force: true,
         ..RestoreOptions::default()
     };
     let done = restore(access, volume, directory, &whole, events)?;

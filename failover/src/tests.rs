@@ -372,6 +372,52 @@ fn a_promotion_ends_the_same_wherever_it_was_interrupted() {
     }
 }
 
+/// A process that has this file open.
+fn reader(file: &Path) -> std::process::Child {
+    std::process::Command::new("sleep").arg("60").stdin(fs::File::open(file).unwrap()).spawn().unwrap()
+}
+
+#[test]
+fn a_directory_that_somebody_works_in_is_not_overwritten() {
+    let world = World::new();
+    fs::create_dir(world.target()).unwrap();
+    let mine = world.target().join("mine");
+    fs::write(&mine, "what nobody else has").unwrap();
+    let mut worker = reader(&mine);
+    let promotion = |force| PromoteOptions { overwrite: true, force, ..at("latest") };
+    let restoration = |force| {
+        let options = RestoreOptions { overwrite: true, force, ..RestoreOptions::default() };
+        restore(&world.access(), &world.volume(), &world.target(), &options, &|_| {}).map(drop)
+    };
+    let plan = plan_promotion(&world.access(), &world.volume(), &world.target(), &promotion(false), &|_| {});
+    for refused in [plan.map(drop), world.promote(promotion(false)).map(drop), restoration(false)] {
+        let refused = refused.unwrap_err();
+        let named = refused.to_string().contains(&format!("sleep ({})", worker.id()));
+        assert!(refused.is_refusal() && named, "{refused}");
+    }
+    assert_eq!((fs::read_to_string(&mine).unwrap().as_str(), world.epoch()), ("what nobody else has", 1));
+    assert!(!marker_path(&world.target()).exists());
+    restoration(true).unwrap();
+    assert!(!mine.exists());
+    world.promote(promotion(true)).unwrap();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+}
+
+#[test]
+fn a_shell_in_an_empty_directory_keeps_nobody_from_promoting_to_it() {
+    let world = World::new();
+    fs::create_dir(world.target()).unwrap();
+    let mut shell =
+        std::process::Command::new("sleep").arg("60").current_dir(world.target()).spawn().unwrap();
+    let done = world.promote(at("latest"));
+    // It is complete, which is seen without a look at who works there.
+    let again = world.promote(at("latest"));
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    assert!(done.unwrap().point.id == "1.3" && again.unwrap().already);
+}
+
 #[test]
 fn a_rollback_is_in_place_and_not_while_somebody_works_there() {
     let world = World::new();
@@ -382,8 +428,7 @@ fn a_rollback_is_in_place_and_not_while_somebody_works_there() {
         let options = RollbackOptions { at: "1.2".parse().unwrap(), force, ..RollbackOptions::default() };
         rollback(&world.access(), &world.volume(), dir.path(), &options, &|_| {})
     };
-    let open = fs::File::open(dir.path().join("more")).unwrap();
-    let mut worker = std::process::Command::new("sleep").arg("60").stdin(open).spawn().unwrap();
+    let mut worker = reader(&dir.path().join("more"));
     let refused = back(false).unwrap_err();
     assert!(refused.is_refusal() && refused.to_string().contains(&format!("({})", worker.id())), "{refused}");
     assert_eq!(fs::read_to_string(dir.path().join("which")).unwrap(), "newer");

@@ -12,7 +12,7 @@ use super::{
     failpoint, instant,
     logging::{self, LogArgs},
     output::{self, duration},
-    restore::{Accept, Target, warn, work},
+    restore::{Accept, Target, warn, warn_unseen, work},
     signals,
     source::Source,
 };
@@ -67,6 +67,9 @@ pub(crate) struct Move {
     /// Make a directory equal that is not empty: what differs is changed, WHAT IS NOT IN THE POINT IS DELETED
     #[arg(long)]
     overwrite: bool,
+    /// Though processes have files open in the directory, or a sidecar replicates it or what it lies in
+    #[arg(long)]
+    force: bool,
     /// Do not read files of the right size and modification time
     #[arg(long)]
     trust_mtime: bool,
@@ -84,8 +87,9 @@ pub(crate) struct Move {
 }
 
 pub(crate) fn run_move(args: Move) -> Result<(), Failure> {
-    let Move { volume, to, also, overwrite, trust_mtime, window, dry_run, json, source } = args;
-    let target = Target { volume, to, at: At::Latest, accept: Vec::new(), overwrite, trust_mtime, json };
+    let Move { volume, to, also, overwrite, force, trust_mtime, window, dry_run, json, source } = args;
+    let target =
+        Target { volume, to, at: At::Latest, accept: Vec::new(), overwrite, force, trust_mtime, json };
     let log = LogArgs::default();
     with(&Args { target, also, copy: false, image: None, instant: false, window, dry_run, source, log }, true)
 }
@@ -107,6 +111,7 @@ fn with(args: &Args, planned: bool) -> Result<(), Failure> {
         accept_unverified: target.accept.contains(&Accept::Unverified),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
+        force: target.force,
         copy: args.copy,
         planned,
         window: args.window,
@@ -140,6 +145,7 @@ fn with(args: &Args, planned: bool) -> Result<(), Failure> {
             );
         }
         warn(&report.work);
+        warn_unseen(report.unseen);
     }
     output::print("\nStart the application there. To protect it from now on:");
     output::print(&format!("  {next_command}"));

@@ -44,6 +44,9 @@ pub(crate) struct Target {
     /// Make a directory equal that is not empty: what differs is changed, WHAT IS NOT IN THE POINT IS DELETED
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Though processes have files open in the directory, or a sidecar replicates it or what it lies in
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Do not read files of the right size and modification time
     #[arg(long)]
     pub(crate) trust_mtime: bool,
@@ -87,6 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         accept_fuzzy: target.accept.contains(&Accept::Fuzzy),
         overwrite: target.overwrite,
         trust_mtime: target.trust_mtime,
+        force: target.force,
         part: Part { include: patterns(&args.include)?, exclude: patterns(&args.exclude)? },
     };
     signals::say_how_to_go_on()?;
@@ -157,6 +161,7 @@ fn show(report: &RestoreReport) {
         ("took", output::duration(report.took_ms)),
     ]);
     warn(&report.work);
+    warn_unseen(report.unseen);
 }
 
 fn patterns(texts: &[String]) -> Result<Patterns, Failure> {
@@ -191,6 +196,15 @@ pub(crate) fn warn(report: &tidelock_receiver::reconcile::Report) {
         eprintln!(
             "tidelock: {} attributes were not permitted to this user ({examples}): run as root to have them all",
             report.refused
+        );
+    }
+}
+
+/// Says that somebody may work there who was not seen.
+pub(crate) fn warn_unseen(unseen: u64) {
+    if unseen > 0 {
+        eprintln!(
+            "tidelock: {unseen} processes of others could not be looked at: run as root to see who has files open there"
         );
     }
 }

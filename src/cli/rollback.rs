@@ -8,7 +8,7 @@ use tidelock_proto::VolumeName;
 use super::{
     exit::Failure,
     output,
-    restore::{Accept, warn, work},
+    restore::{Accept, warn, warn_unseen, work},
     signals,
     source::Source,
 };
@@ -70,12 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ("work", work(&report.work)),
         ("took", output::duration(report.took_ms)),
     ]);
-    if report.openers.unseen > 0 {
-        eprintln!(
-            "tidelock: {} processes of others could not be looked at: run as root to see who has files open",
-            report.openers.unseen
-        );
-    }
+    warn_unseen(report.openers.unseen);
     warn(&report.work);
     Ok(())
 }

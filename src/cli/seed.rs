@@ -10,6 +10,7 @@ use tidelock_sidecar::{ImportConfig, Imported, Outcome, RunError, VolumeConfig, 
 use super::{
     exit::{Failure, REFUSED, USAGE},
     output,
+    restore::warn_unseen,
     source::Source,
 };
 
@@ -94,12 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::json(&report)?);
     }
     report.print();
-    if openers.unseen > 0 {
-        eprintln!(
-            "tidelock: {} processes of others could not be looked at: run as root to see who has files open",
-            openers.unseen
-        );
-    }
+    warn_unseen(openers.unseen);
     Ok(())
 }
 

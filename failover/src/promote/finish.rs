@@ -137,7 +137,7 @@ impl Prepared {
         fence_ms: f64,
         difference_ms: f64,
     ) -> PromoteReport {
-        let Self { select_ms, check_ms, copy_ms, loss, .. } = self;
+        let Self { select_ms, check_ms, copy_ms, loss, unseen, .. } = self;
         let gained_ms = self.choice.point.cut.time_ns.saturating_sub(loss.cut_ns) as f64 / 1e6;
         PromoteReport {
             volume: self.volume.to_string(),
@@ -164,6 +164,7 @@ impl Prepared {
             work: self.work,
             difference,
             image: None,
+            unseen,
             window: None,
             window_missed: None,
             image_missed: match self.image {

@@ -63,6 +63,8 @@ pub struct PromoteOptions {
     pub overwrite: bool,
     /// Files of the right size and time are not read.
     pub trust_mtime: bool,
+    /// The target may be one that somebody has files open in, or that lies within a volume that is replicated.
+    pub force: bool,
     /// A copy is written even if the receiver has a hot image that could be taken.
     pub copy: bool,
     /// A planned move: the old primary's sidecar stops its application and takes a last cut, which is what is promoted.
@@ -131,6 +133,8 @@ pub struct PromoteReport {
     pub window: Option<WindowReport>,
     /// Why it cannot be, although that was asked for.
     pub window_missed: Option<String>,
+    /// Processes that could not be looked at, where it mattered who has files of the directory open.
+    pub unseen: u64,
     /// The command that protects the new primary.
     pub next_command: String,
 }

@@ -24,6 +24,7 @@ use crate::{
     donor::write_beside,
     error::FailoverError,
     limits,
+    openers::{not_in_use, outside_of_volumes},
     report::{Choice, choose},
     restore::{Event, Step, millis, target_options, write},
 };
@@ -45,6 +46,8 @@ pub struct Prepared {
     pub(super) already: bool,
     pub(super) probe: Probe,
     pub(super) loss: Loss,
+    /// Processes that could not be looked at.
+    pub(super) unseen: u64,
     pub(super) work: Report,
     pub(super) select_ms: f64,
     pub(super) check_ms: f64,
@@ -78,6 +81,8 @@ pub(super) struct Selected {
     pub(super) loss: Loss,
     /// The target holds something that may be what an earlier run has completed.
     holds: bool,
+    /// Processes that could not be looked at.
+    pub(super) unseen: u64,
     pub(super) select_ms: f64,
 }
 
@@ -109,8 +114,13 @@ pub(super) fn select(
     if !holds {
         vacant?;
     }
+    let mut unseen = 0;
+    if !options.force && !holds {
+        unseen = not_in_use(directory)?;
+        outside_of_volumes(directory)?;
+    }
     let loss = loss(&choice, now);
-    Ok(Selected { choice, target, loss, holds, select_ms: millis(begun) })
+    Ok(Selected { choice, target, loss, holds, unseen, select_ms: millis(begun) })
 }
 
 impl Selected {
@@ -172,7 +182,7 @@ pub fn prepare(
         ImageUse::Copy(_) => selected.check(access, volume, directory)?,
     };
     let Checked { tree, probe, already } = checked;
-    let Selected { choice, target, loss, select_ms, .. } = selected;
+    let Selected { choice, target, loss, unseen, select_ms, .. } = selected;
     let check_ms = millis(begun);
     let target = Options { unfinished: true, ..target };
     let begun = Instant::now();
@@ -207,6 +217,7 @@ pub fn prepare(
         already,
         probe,
         loss,
+        unseen,
         work,
         select_ms,
         check_ms,

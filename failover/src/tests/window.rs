@@ -150,8 +150,7 @@ fn a_promotion_after_one_was_taken_back_fences_the_old_primary() {
     assert_eq!(back(&world).unwrap().epoch, 3);
     let mut options = with_window("latest");
     options.overwrite = true;
-    let plan =
-        plan_promotion(&world.access(), &world.volume(), &world.target(), &options, &|_| {}).unwrap();
+    let plan = plan_promotion(&world.access(), &world.volume(), &world.target(), &options, &|_| {}).unwrap();
     assert_eq!((plan.epoch, plan.new_epoch, plan.resumes), (3, 4, false));
     let report = world.promote(options).unwrap();
     assert_eq!((report.old_epoch, report.epoch, report.resumed), (3, 4, false));

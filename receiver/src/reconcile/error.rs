@@ -15,7 +15,7 @@ pub type ChunksError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Error)]
 pub enum ReconcileError {
     /// The target holds something, and overwriting was not asked for.
-    #[error("{} is not empty; nothing was changed: choose another directory, or say --overwrite to make it equal to the point", .0.display())]
+    #[error("{} is not empty; nothing was changed: choose another directory, or, if nobody needs what is there, say --overwrite: it makes it equal to the point and DELETES what is not in it", .0.display())]
     NotEmpty(PathBuf),
     /// The target was begun with another volume and is not finished.
     #[error("{} holds an unfinished copy of {holds}; nothing was changed: finish that one with --at, or say --overwrite", path.display())]

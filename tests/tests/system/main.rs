@@ -39,6 +39,7 @@ mod peers;
 mod postgres;
 mod recording;
 mod reflink;
+mod refusals;
 mod rehearsing;
 mod repair;
 mod roundtrip;

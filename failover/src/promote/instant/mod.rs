@@ -176,7 +176,7 @@ fn begin(
     let checking = Time::now();
     events(Event::Step(Step::Check));
     let Checked { tree, probe, already } = selected.check(&access, volume, directory)?;
-    let Selected { mut choice, target, loss, select_ms, .. } = selected;
+    let Selected { mut choice, target, loss, unseen, select_ms, .. } = selected;
     let resumed = is_promoted_to(&choice);
     if already {
         return Ok(completed(volume, directory, None, begun));
@@ -246,6 +246,7 @@ fn begin(
         already: false,
         probe,
         loss,
+        unseen,
         work: Report::default(),
         select_ms,
         check_ms,
