@@ -13,7 +13,7 @@ use tidelock_proto::limits::EPOCH_MAX;
 
 use super::{
     exit::{FAILED, Failure, REFUSED},
-    failover::{handed, verdict},
+    failover::{handed, tell_kinds, verdict},
     output::{self, duration},
     restore::Accept,
     source::Source,
@@ -145,6 +145,7 @@ fn show(args: &Args, planned: &Planned) -> Result<(), Failure> {
         output::print(&format!("---\n{}", serde_json::to_string_pretty(object)?));
     }
     tell(args, planned);
+    tell_kinds(&planned.plan);
     eprintln!("Nothing was changed.");
     Ok(())
 }

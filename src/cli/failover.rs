@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tidelock_cluster::{
     api::{ApplyApi, ApplyCalls, connect_to},
-    failover::{Applied, ApplyError, carry_out, check_claims, look},
+    failover::{Applied, ApplyError, carry_out, check_claims, look, unknown_kinds},
 };
 use tidelock_failover::{Access, At, FenceReport, PromoteOptions, fence_without_copy};
 use tidelock_manifests::{Document, Handover, Key, Plan, plan};
@@ -130,6 +130,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         planned = make(args, &document, earlier)?;
     }
     runtime.block_on(check_claims(&calls, &planned)).map_err(refused)?;
+    let unknown = runtime.block_on(unknown_kinds(&calls, &planned)).map_err(refused)?;
+    planned.leave_out(&unknown);
     let made = runtime.block_on(fill_secret(args, &calls, &planned))?;
     if !args.json {
         tell(&planned, &looked);
@@ -145,6 +147,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => {
             let fenced = fence(&access, &volumes, &options, false)?;
             planned = make(args, &document, &handover(args, &fenced))?;
+            planned.leave_out(&unknown);
             fenced
         }
     };
@@ -255,8 +258,16 @@ fn show(args: &Args, plan: &Plan, looked: &[FenceReport]) -> Result<(), Failure>
         output::print(&format!("---\n{}", serde_json::to_string_pretty(object)?));
     }
     tell(plan, looked);
+    tell_kinds(plan);
     eprintln!("Nothing was changed.");
     Ok(())
+}
+
+/// Without asking nobody knows whether they are there.
+pub(crate) fn tell_kinds(plan: &Plan) {
+    for (version, kind) in plan.custom_kinds() {
+        eprintln!("  note: the cluster there has to know {kind} of {version}; otherwise these are left out");
+    }
 }
 
 fn rpo_ms(fenced: &[FenceReport]) -> f64 {

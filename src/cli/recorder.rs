@@ -13,6 +13,7 @@ use tidelock_cluster::{
     identity::{OBJECTS_VOLUME, Wanted},
     record::look,
 };
+use tidelock_manifests::{Rule, Scope};
 use tidelock_proto::{Epoch, VolumeName};
 use tidelock_sidecar::{
     Config, Outcome, ScrubConfig, VolumeConfig,
@@ -54,6 +55,9 @@ pub(crate) struct Args {
     /// Leave out Secrets: they have to be where the workload is taken to
     #[arg(long)]
     no_secrets: bool,
+    /// A kind of custom resources that is recorded, too, and how its objects belong to a workload; JSON, once for each kind
+    #[arg(long, value_name = "RULE")]
+    custom_resource: Vec<Rule>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -75,8 +79,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let mut sidecars = JoinSet::new();
         let mut known: BTreeMap<String, PathBuf> = BTreeMap::new();
         let objects = args.to.join("objects");
+        let scope = Scope { secrets: !args.no_secrets, rules: args.custom_resource.clone() };
         loop {
-            match look(&calls, &objects, !args.no_secrets, SystemTime::now()).await {
+            match look(&calls, &objects, &scope, SystemTime::now()).await {
                 Ok(found) => {
                     for (namespace, directory) in found {
                         if known.insert(namespace.clone(), directory.clone()).is_none() {

@@ -15,7 +15,7 @@
 //! yet, a workload that is home says in its template by which epoch.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,7 +32,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use crate::{
     api::{ApiError, ApplyCalls},
-    failover::{Applied, ApplyError, carry_out, create_namespace, handed_over},
+    failover::{Applied, ApplyError, carry_out, create_namespace, handed_over, unknown_kinds},
     jobs::{self, Body, BodyError, JobError, Work, Worker, bodies},
     ready::{Waited, wait_for_rest},
 };
@@ -260,14 +260,18 @@ pub async fn failback<H: ApplyCalls, S: ApplyCalls>(
     if at_home.is_some() {
         wish.home_epoch = Some(handed.as_ref().and_then(|handed| handed.epoch).unwrap_or(1));
     }
-    let planned = blocking(access, &wish, look).await?;
+    let mut planned = blocking(access, &wish, look).await?;
+    let unknown = unknown_kinds(home, &planned.plan).await?;
+    for told in planned.plan.leave_out(&unknown) {
+        say(Step::Told(told));
+    }
     let current = epoch(&planned.volumes).unwrap_or(1);
     let fenced_before = planned.volumes.iter().all(|volume| volume.promoted);
     if at_home.is_some() && wish.home_epoch == Some(current) && !fenced_before {
         let Some(handed) = handed.filter(|_| current > 1) else {
             return Err(FailbackError::NeverLeft { workload: key.to_string(), epoch: current });
         };
-        return again(home, &wish, planned, &handed, say).await;
+        return again(home, &wish, planned, &handed, &unknown, say).await;
     }
     if standby.is_none()
         && let Some(written) = planned.volumes.iter().find(|volume| volume.connected == Some(true))
@@ -318,7 +322,8 @@ pub async fn failback<H: ApplyCalls, S: ApplyCalls>(
     say(Step::Apply);
     let time_ns = fenced.iter().map(|report| report.point.time_ns).max().unwrap_or_default();
     let next = fenced.iter().map(|report| report.epoch).max().unwrap_or(current);
-    let plan = make(&wish, time_ns, next)?;
+    let mut plan = make(&wish, time_ns, next)?;
+    plan.leave_out(&unknown);
     let applied = carry_out(home, &plan, Some(wish.patience)).await?;
     (phases.apply_ms, phases.ready_ms) = (applied.apply_ms, applied.ready_ms);
     let copied: Vec<Value> = made.iter().filter_map(|body| job(&wish, body, &Work::Copy(&points))).collect();
@@ -333,10 +338,12 @@ async fn again(
     wish: &Wish,
     planned: Planned,
     handed: &Handover,
+    unknown: &BTreeSet<(String, String)>,
     say: &mut dyn FnMut(Step),
 ) -> Result<Report, FailbackError> {
     say(Step::Apply);
-    let plan = plan(&wish.document, &wish.mapping, handed)?;
+    let mut plan = plan(&wish.document, &wish.mapping, handed)?;
+    plan.leave_out(unknown);
     let applied = carry_out(home, &plan, Some(wish.patience)).await?;
     let phases = Phases { apply_ms: applied.apply_ms, ready_ms: applied.ready_ms, ..Phases::default() };
     Ok(Report { planned: Planned { plan, ..planned }, already: true, fenced: Vec::new(), applied, phases })

@@ -4,7 +4,10 @@
 //! filled twice: a claim that is there already keeps what it holds, so one that was not made for this very handover ends the
 //! failover before anybody is fenced.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -111,6 +114,22 @@ pub async fn check_claims(calls: &impl ApplyCalls, plan: &Plan) -> Result<(), Ap
         }
     }
     Ok(())
+}
+
+/// The kinds of a plan that the cluster there does not know, API version and kind: what is applied is known beforehand.
+pub async fn unknown_kinds(
+    calls: &impl ApplyCalls,
+    plan: &Plan,
+) -> Result<BTreeSet<(String, String)>, ApplyError> {
+    let mut unknown = BTreeSet::new();
+    for (version, kind) in plan.custom_kinds() {
+        let known = calls.kinds(&version).await;
+        let known = known.map_err(|source| ApplyError::NotSeen { object: version.clone(), source })?;
+        if !known.contains(&kind) {
+            unknown.insert((version, kind));
+        }
+    }
+    Ok(unknown)
 }
 
 /// What a workload's template says of how its pods come to their data.
@@ -260,5 +279,34 @@ mod tests {
         carry_out(&shelf, &plan(), None).await.expect("done");
         let handover = look(&shelf, &plan()).await.expect("seen").handover.expect("it is there");
         assert_eq!((handover.at.as_str(), handover.epoch), ("2026-01-31T12:30:00Z", Some(2)));
+    }
+
+    #[tokio::test]
+    async fn kinds_that_are_not_there_are_known_before_anything_is_done() {
+        let shelf = Shelf::default();
+        shelf.know("cert-manager.io/v1", "Certificate");
+        let mut plan = plan();
+        for (version, kind) in [
+            ("cert-manager.io/v1", "Certificate"),
+            ("cert-manager.io/v1", "Issuer"),
+            ("other.org/v1", "Certificate"),
+        ] {
+            plan.objects.insert(
+                0,
+                json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a", "namespace": "shop"}}),
+            );
+        }
+        // What the tests here have without a version is known anyway.
+        plan.objects.iter_mut().filter(|one| one["apiVersion"].is_null()).for_each(|one| {
+            let version = if one["kind"] == "StatefulSet" { "apps/v1" } else { "v1" };
+            one["apiVersion"] = json!(version);
+        });
+        let unknown = unknown_kinds(&shelf, &plan).await.expect("seen");
+        let pair = |version: &str, kind: &str| (version.to_owned(), kind.to_owned());
+        assert_eq!(
+            unknown,
+            [pair("cert-manager.io/v1", "Issuer"), pair("other.org/v1", "Certificate")].into()
+        );
+        assert_eq!(shelf.done(), Vec::<String>::new());
     }
 }

@@ -3,6 +3,9 @@
 //! A directory is a volume like any other, and a sidecar takes it to the journal. So a point in time has its manifests without
 //! any notion of them at the receiver: they are what the volume held at that instant.
 //!
+//! Custom resources are listed by the rules of whoever runs the cluster. A kind that the cluster does not have is noted in each
+//! document as left out.
+//!
 //! Objects are listed anew at every look and compared with what was written. The price is that what came and went between
 //! two looks is not recorded. What cannot be listed is told of, and what was written before stays; nothing is ever removed,
 //! because pods that are all gone are when the record is needed.
@@ -18,7 +21,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectM
 use kube::api::PartialObjectMeta;
 use thiserror::Error;
 use tidelock_injector::STATUS;
-use tidelock_manifests::{Document, Key, file_name};
+use tidelock_manifests::{Document, Key, Rule, Scope, file_name};
 use tidelock_proto::ids::check_part;
 use tracing::{info, warn};
 
@@ -76,14 +79,14 @@ pub(crate) fn workload(pod: &ObjectMeta) -> Option<Key> {
 pub async fn look(
     calls: &impl RecorderCalls,
     directory: &Path,
-    secrets: bool,
+    scope: &Scope,
     now: SystemTime,
 ) -> Result<BTreeMap<String, PathBuf>, RecordError> {
     let pods = calls.pods().await.map_err(RecordError::Pods)?;
     let mut written = BTreeMap::new();
     for (namespace, workloads) in protected(&pods) {
-        let objects = match list(calls, &namespace, secrets).await {
-            Ok(objects) => objects,
+        let (objects, unknown) = match list(calls, &namespace, scope).await {
+            Ok(listed) => listed,
             Err(error) => {
                 warn!(%namespace, %error, "objects cannot be listed: what was recorded before stays");
                 continue;
@@ -91,10 +94,14 @@ pub async fn look(
         };
         let volume = directory.join(&namespace);
         for workload in workloads {
-            let Some(document) = Document::record(&objects, &namespace, &workload, secrets) else {
+            let Some(mut document) = Document::record(&objects, &namespace, &workload, scope) else {
                 warn!(%namespace, %workload, "a workload is not there whose pods are");
                 continue;
             };
+            for rule in &unknown {
+                let all = format!("anything of {}.{}", rule.plural, rule.group);
+                document.left_out.insert(all, format!("its cluster did not know {}", rule.api_version()));
+            }
             let changed = put(directory, &volume.join(file_name(&workload)), &document.to_text())?;
             if changed {
                 info!(%namespace, %workload, objects = document.objects.len(), "recorded");
@@ -109,17 +116,24 @@ pub async fn look(
     Ok(written)
 }
 
-/// Who is not to record Secrets has no right to see them.
-async fn list(
+/// The objects, and the rules whose kinds the cluster does not know. Who is not to record Secrets has no right to see them.
+async fn list<'a>(
     calls: &impl RecorderCalls,
     namespace: &str,
-    secrets: bool,
-) -> Result<Vec<serde_json::Value>, ApiError> {
+    scope: &'a Scope,
+) -> Result<(Vec<serde_json::Value>, Vec<&'a Rule>), ApiError> {
     let mut objects: Vec<_> = calls.namespace(namespace).await?.into_iter().collect();
-    for kind in kinds().filter(|kind| secrets || *kind != "Secret") {
+    for kind in kinds().filter(|kind| scope.secrets || *kind != "Secret") {
         objects.extend(calls.objects(namespace, kind).await?);
     }
-    Ok(objects)
+    let mut unknown = Vec::new();
+    for rule in &scope.rules {
+        match calls.custom(namespace, rule).await? {
+            Some(found) => objects.extend(found),
+            None => unknown.push(rule),
+        }
+    }
+    Ok((objects, unknown))
 }
 
 /// Writes a file if it is another, whole or not at all; tells whether it was.
@@ -164,6 +178,11 @@ mod tests {
             Ok(self.1.iter().filter(|object| object["kind"] == kind).cloned().collect())
         }
 
+        async fn custom(&self, _: &str, rule: &Rule) -> Result<Option<Vec<Value>>, ApiError> {
+            let found: Vec<_> = self.1.iter().filter(|one| one["kind"] == *rule.kind).cloned().collect();
+            Ok((!found.is_empty()).then_some(found))
+        }
+
         async fn namespace(&self, name: &str) -> Result<Option<Value>, ApiError> {
             Ok(Some(json!({"kind": "Namespace", "metadata": {"name": name, "labels": {"team": "a"}}})))
         }
@@ -195,22 +214,49 @@ mod tests {
         let now = SystemTime::now();
         let file = dir.path().join("shop/statefulset.orders.json");
         let stamp = || fs::metadata(&file).expect("there").modified().expect("a time");
-        let written = look(&shelf, dir.path(), true, now).await.expect("looked");
+        let written = look(&shelf, dir.path(), &Scope::default(), now).await.expect("looked");
         assert_eq!(written["shop"], dir.path().join("shop"));
         let first = stamp();
         // What a cluster says of an object is no change.
         shelf.1[0]["metadata"]["resourceVersion"] = json!("2");
-        look(&shelf, dir.path(), true, now).await.expect("looked");
+        look(&shelf, dir.path(), &Scope::default(), now).await.expect("looked");
         assert_eq!(stamp(), first);
         shelf.1[0]["spec"]["replicas"] = json!(2);
-        look(&shelf, dir.path(), true, now).await.expect("looked");
+        look(&shelf, dir.path(), &Scope::default(), now).await.expect("looked");
         let text = fs::read(&file).expect("there");
         let document = Document::parse(&text).expect("a document");
         assert_eq!(document.objects[0]["spec"]["replicas"], 2);
         assert_eq!(document.namespace_labels["team"], "a");
         shelf.0.clear();
         shelf.1.clear();
-        look(&shelf, dir.path(), true, now).await.expect("looked");
+        look(&shelf, dir.path(), &Scope::default(), now).await.expect("looked");
         assert_eq!(fs::read(&file).expect("there"), text);
+    }
+
+    #[tokio::test]
+    async fn custom_resources_are_recorded_by_rule_and_a_kind_that_is_not_there_is_noted() {
+        let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "orders", "namespace": "shop"},
+            "spec": {"template": {"metadata": {"labels": {"app": "orders"}}}}});
+        let monitor = |name: &str, app: &str| {
+            json!({"apiVersion": "m.example.org/v1", "kind": "Monitor", "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"selector": {"app": app}}, "status": {"seen": 1}})
+        };
+        let all = vec![set, monitor("orders", "orders"), monitor("web", "web")];
+        let shelf = Shelf(vec![pod(&owner("StatefulSet", "orders"), &json!({}), true)], all);
+        let rules = [
+            json!({"group": "m.example.org", "version": "v1", "kind": "Monitor", "plural": "monitors",
+                "selects": [{"field": "/spec/selector", "kind": "Pod"}]}),
+            json!({"group": "n.example.org", "version": "v2", "kind": "Other", "plural": "others"}),
+        ];
+        let rules = rules.iter().map(|rule| rule.to_string().parse().expect("a rule")).collect();
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let scope = Scope { secrets: true, rules };
+        look(&shelf, dir.path(), &scope, SystemTime::now()).await.expect("looked");
+        let text = fs::read(dir.path().join("shop/statefulset.orders.json")).expect("there");
+        let document = Document::parse(&text).expect("a document");
+        assert!(document.custom.keys().eq(["monitor.m.example.org/orders"]), "{:?}", document.custom);
+        assert_eq!(document.objects[0]["status"], Value::Null);
+        let left: Vec<_> = document.left_out.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+        assert_eq!(left, ["anything of others.n.example.org: its cluster did not know n.example.org/v2"]);
     }
 }

@@ -15,6 +15,7 @@ struct Inside {
     objects: BTreeMap<String, Value>,
     done: Vec<String>,
     refused: BTreeSet<String>,
+    known: BTreeMap<String, BTreeSet<String>>,
     looks: usize,
 }
 
@@ -41,6 +42,11 @@ impl Shelf {
         self.inside(|inside| inside.refused.insert(object.to_owned()));
     }
 
+    /// A kind that it has beside those that every cluster has.
+    pub(crate) fn know(&self, version: &str, kind: &str) {
+        self.inside(|inside| inside.known.entry(version.to_owned()).or_default().insert(kind.to_owned()));
+    }
+
     /// What was asked to be changed, in order.
     pub(crate) fn done(&self) -> Vec<String> {
         self.inside(|inside| inside.done.clone())
@@ -59,6 +65,10 @@ impl ApplyCalls for Shelf {
             inside.looks = 0;
             Ok(())
         })
+    }
+
+    async fn kinds(&self, version: &str) -> Result<BTreeSet<String>, ApiError> {
+        Ok(self.inside(|inside| inside.known.get(version).cloned().unwrap_or_default()))
     }
 
     async fn read(&self, kind: &str, _: &str, name: &str) -> Result<Option<Value>, ApiError> {

@@ -2,12 +2,60 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     BELONGS, NOT_RECORDED,
     object::{Key, Selector, items, texts},
+    rule::{Found, Rule, owners},
 };
+
+/// What is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// Secrets, too.
+    pub secrets: bool,
+    /// Kinds beyond [`KINDS`](crate::KINDS).
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self { secrets: true, rules: Vec::new() }
+    }
+}
+
+impl Scope {
+    fn rule(&self, key: &Key) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.qualified() == key.kind)
+    }
+}
+
+/// What belongs to a workload.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Closure<'a> {
+    /// Its objects, sorted by kind and name; none if the workload is not there.
+    pub objects: Vec<&'a Value>,
+    /// What belongs to it and is left out.
+    pub excluded: BTreeSet<Excluded>,
+    /// Its custom resources, and their place elsewhere.
+    pub custom: BTreeMap<Key, Place>,
+}
+
+/// When a custom resource is applied elsewhere, if it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// Before the workload.
+    Before,
+    /// After it, because it names it.
+    After,
+    /// Never: it made the workload, and who looks after it there would write over what is applied.
+    Maker,
+    /// Never: it is in no namespace, and of others, too.
+    ClusterWide,
+}
 
 /// An object that belongs to the workload and is left out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,37 +66,70 @@ pub struct Excluded {
     pub why: &'static str,
 }
 
-/// The objects of a namespace that belong to a workload, sorted by kind and name, and those that do and are left out.
-/// `objects` may hold anything of one namespace. Nothing if the workload is not among them.
-pub fn closure<'a>(
-    objects: &'a [Value],
-    workload: &Key,
-    secrets: bool,
-) -> (Vec<&'a Value>, BTreeSet<Excluded>) {
+/// What belongs to a workload. `objects` may hold anything of one namespace, and of kinds that are in none.
+pub fn closure<'a>(objects: &'a [Value], workload: &Key, scope: &Scope) -> Closure<'a> {
     let known: BTreeMap<Key, &Value> =
         objects.iter().filter_map(|object| Some((Key::of(object)?, object))).collect();
+    let Some(&own) = known.get(workload) else { return Closure::default() };
     let mut found: BTreeMap<Key, &Value> = BTreeMap::new();
-    let mut excluded = BTreeSet::new();
+    let mut excluded = BTreeMap::new();
     let mut queue = vec![workload.clone()];
-    if known.contains_key(workload) {
-        queue.extend(selecting(&known, workload));
+    queue.extend(selecting(&known, workload));
+    while !queue.is_empty() {
+        while let Some(key) = queue.pop() {
+            let Some(&object) = known.get(&key).filter(|_| !found.contains_key(&key)) else { continue };
+            if let Some(why) = left_out(object, scope.secrets) {
+                excluded.insert(key, why);
+                continue;
+            }
+            queue.extend(referred(object));
+            queue.extend(scope.rule(&key).into_iter().flat_map(|rule| rule.taken(object)));
+            if key.kind == "ServiceAccount" {
+                queue.extend(bindings(&known, &key.name));
+            }
+            if key == *workload {
+                queue.extend(claims(&known, object));
+            }
+            found.insert(key, object);
+        }
+        // What was found may be what others belong to.
+        let so_far = Found { objects: &found, workload: own };
+        let new = known.iter().filter(|(key, _)| !found.contains_key(key) && !excluded.contains_key(key));
+        let related = new
+            .filter(|(key, object)| scope.rule(key).is_some_and(|rule| rule.relates(key, object, &so_far)));
+        queue.extend(related.map(|(key, _)| key.clone()));
     }
+    Closure {
+        custom: places(&found, workload, scope),
+        objects: found.into_values().collect(),
+        excluded: excluded.into_iter().map(|(key, why)| Excluded { key, why }).collect(),
+    }
+}
+
+fn places(found: &BTreeMap<Key, &Value>, workload: &Key, scope: &Scope) -> BTreeMap<Key, Place> {
+    let makers = makers(found, workload);
+    let place = |(key, object): (&Key, &&Value)| {
+        let rule = scope.rule(key)?;
+        let place = match rule {
+            rule if !rule.namespaced => Place::ClusterWide,
+            _ if makers.contains(key) => Place::Maker,
+            rule if rule.names(object, workload) => Place::After,
+            _ => Place::Before,
+        };
+        Some((key.clone(), place))
+    };
+    found.iter().filter_map(place).collect()
+}
+
+/// The owners of a workload, and theirs.
+fn makers(found: &BTreeMap<Key, &Value>, workload: &Key) -> BTreeSet<Key> {
+    let mut makers = BTreeSet::new();
+    let mut queue = vec![workload.clone()];
     while let Some(key) = queue.pop() {
-        let Some(&object) = known.get(&key).filter(|_| !found.contains_key(&key)) else { continue };
-        if let Some(why) = left_out(object, secrets) {
-            excluded.insert(Excluded { key, why });
-            continue;
-        }
-        queue.extend(referred(object));
-        if key.kind == "ServiceAccount" {
-            queue.extend(bindings(&known, &key.name));
-        }
-        if key == *workload {
-            queue.extend(claims(&known, object));
-        }
-        found.insert(key, object);
+        let above = found.get(&key).into_iter().flat_map(|object| owners(object));
+        queue.extend(above.filter(|owner| makers.insert(owner.clone())));
     }
-    (found.into_values().collect(), excluded)
+    makers
 }
 
 fn left_out(object: &Value, secrets: bool) -> Option<&'static str> {
@@ -126,7 +207,11 @@ fn selecting(known: &BTreeMap<Key, &Value>, workload: &Key) -> Vec<Key> {
     };
     let belongs = |object: &Value| texts(&object["metadata"]["labels"]).get(BELONGS) == Some(&label.as_str());
     let never = |key: &Key| matches!(key.kind.as_str(), "Pod" | "ReplicaSet" | "StatefulSet" | "Deployment");
-    let all = known.iter().filter(|(key, object)| selects(key, object) || (belongs(object) && !never(key)));
+    // What is in no namespace may mean a workload of the same name in another one.
+    let here = |object: &Value| object["metadata"]["namespace"].is_string();
+    let all = known
+        .iter()
+        .filter(|(key, object)| selects(key, object) || (belongs(object) && here(object) && !never(key)));
     all.map(|(key, _)| key.clone()).collect()
 }
 

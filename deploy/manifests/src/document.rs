@@ -8,7 +8,7 @@ use thiserror::Error;
 use tidelock_proto::VolumeName;
 
 use crate::{
-    closure::closure,
+    closure::{Closure, Place, Scope, closure},
     object::{Key, Workload, items, texts},
     sanitise::sanitise,
 };
@@ -36,6 +36,9 @@ pub struct Document {
     pub images: BTreeMap<String, BTreeSet<String>>,
     /// What belongs to it and is not recorded, `kind/name`, and why.
     pub left_out: BTreeMap<String, String>,
+    /// Which of the objects are custom resources, `kind.group/name`, and when they are applied.
+    #[serde(default)]
+    pub custom: BTreeMap<String, Place>,
     /// Itself and what belongs to it, sanitised, sorted by kind and name.
     pub objects: Vec<Value>,
 }
@@ -71,12 +74,9 @@ pub fn file_name(workload: &Key) -> String {
 
 impl Document {
     /// Of a workload, out of all objects of its namespace, and the namespace itself. None if it is not there.
-    pub fn record(objects: &[Value], namespace: &str, workload: &Key, secrets: bool) -> Option<Self> {
+    pub fn record(objects: &[Value], namespace: &str, workload: &Key, scope: &Scope) -> Option<Self> {
         let kind = Workload::of(&workload.kind)?;
-        let (found, excluded) = closure(objects, workload, secrets);
-        if found.is_empty() {
-            return None;
-        }
+        let Closure { objects: found, excluded, custom } = closure(objects, workload, scope);
         let volumes = found.iter().filter(|object| object["kind"] == "PersistentVolumeClaim");
         let volumes = volumes.filter_map(|claim| volume(claim, namespace)).collect();
         let left_out = excluded.iter().map(|one| (one.key.to_string(), one.why.to_owned())).collect();
@@ -89,6 +89,7 @@ impl Document {
             volumes,
             images: images(objects, found.iter().find(|one| Key::of(one).as_ref() == Some(workload))?),
             left_out,
+            custom: custom.into_iter().map(|(key, place)| (key.to_string(), place)).collect(),
             objects: found.into_iter().map(sanitise).collect(),
         })
     }

@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+/// Groups of Kubernetes itself with a dot in their names.
+const OWN_GROUPS: [&str; 2] = ["networking.k8s.io", "rbac.authorization.k8s.io"];
+
 /// An object within its namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// `StatefulSet`.
+    /// `StatefulSet`; of a custom resource with its group, because two groups may use one word: `Certificate.cert-manager.io`.
     pub kind: String,
     /// `orders`.
     pub name: String,
@@ -27,7 +30,16 @@ impl Key {
 
     /// Of an object; none if it has no kind or no name.
     pub fn of(object: &Value) -> Option<Self> {
-        Some(Self::new(object["kind"].as_str()?, object["metadata"]["name"].as_str()?))
+        let kind = qualified(object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str()?);
+        Some(Self::new(&kind, object["metadata"]["name"].as_str()?))
+    }
+}
+
+/// A kind as [`Key`] has it. Groups without a dot are Kubernetes' own, as are two others whose kinds are known here.
+pub(crate) fn qualified(version: &str, kind: &str) -> String {
+    match version.split_once('/') {
+        Some((group, _)) if group.contains('.') && !OWN_GROUPS.contains(&group) => format!("{kind}.{group}"),
+        _ => kind.to_owned(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is applied elsewhere, in which order, and what a person should know before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -8,6 +8,8 @@ use thiserror::Error;
 use tidelock_proto::VolumeName;
 
 use crate::{
+    KINDS,
+    closure::Place,
     document::Document,
     mapping::{Mapping, MappingError},
     object::{Key, items},
@@ -91,6 +93,40 @@ const ORDER: [&str; 11] = [
     "HorizontalPodAutoscaler",
 ];
 
+/// Where among these a custom resource comes, or what is not known: what it needs is there, and no pod that may need it.
+const CUSTOM: usize = 7;
+
+impl Plan {
+    /// The kinds of its objects that not every cluster has: API version and kind.
+    pub fn custom_kinds(&self) -> BTreeSet<(String, String)> {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let kinds = self.objects.iter().map(|object| (word(&object["apiVersion"]), word(&object["kind"])));
+        let own = |(version, kind): &(String, String)| {
+            KINDS.iter().any(|known| known.0 == version && known.1 == kind)
+        };
+        kinds.filter(|kind| !own(kind)).collect()
+    }
+
+    /// Leaves out the objects of kinds that the cluster there does not know; says each.
+    pub fn leave_out(&mut self, unknown: &BTreeSet<(String, String)>) -> Vec<String> {
+        let mut told = Vec::new();
+        self.objects.retain(|object| {
+            let is = |(version, kind): &&(String, String)| {
+                object["apiVersion"] == **version && object["kind"] == **kind
+            };
+            let Some((version, kind)) = unknown.iter().find(is) else { return true };
+            let key = Key::of(object).map_or_else(String::new, |key| key.to_string());
+            told.push(format!(
+                "{key} is not applied: the cluster there does not know {kind} of {version}; install what brings it, and run the same \
+                 command again"
+            ));
+            false
+        });
+        self.warnings.extend(told.iter().cloned());
+        told
+    }
+}
+
 /// Plans a workload's way from its record to another place.
 pub fn plan(document: &Document, mapping: &Mapping, handover: &Handover) -> Result<Plan, PlanError> {
     let workload = Key { kind: document.kind.kind().to_owned(), name: document.name.clone() };
@@ -102,6 +138,9 @@ pub fn plan(document: &Document, mapping: &Mapping, handover: &Handover) -> Resu
         let mut object = sanitise(object);
         let key =
             Key::of(&object).filter(|_| object["apiVersion"].is_string()).ok_or(PlanError::BadObject)?;
+        if matches!(place(document, &key), Some(Place::Maker | Place::ClusterWide)) {
+            continue;
+        }
         if object["metadata"]["namespace"] != document.namespace {
             return Err(PlanError::Foreign(key.to_string(), document.namespace.clone()));
         }
@@ -119,15 +158,23 @@ pub fn plan(document: &Document, mapping: &Mapping, handover: &Handover) -> Resu
         return Err(PlanError::NoWorkload(workload.to_string()));
     }
     mapping.set(&mut objects)?;
-    objects.sort_by_key(|object| {
-        let kind = object["kind"].as_str().unwrap_or_default();
-        (ORDER.iter().position(|known| *known == kind).unwrap_or(0), Key::of(object))
+    objects.sort_by_cached_key(|object| {
+        let key = Key::of(object);
+        let known = key.as_ref().and_then(|key| match place(document, key) {
+            Some(Place::After) => Some(ORDER.len()),
+            _ => ORDER.iter().position(|known| *known == key.kind),
+        });
+        (known.unwrap_or(CUSTOM), key)
     });
     let volumes = document.volumes.iter().map(|one| (one.claim.clone(), one.volume.clone())).collect();
     let warnings = warnings(document, &objects, to);
     let (from, to) = (document.namespace.clone(), to.to_owned());
     let namespace = namespace(document, &to);
     Ok(Plan { workload: workload.to_string(), from, to, namespace, objects, volumes, warnings })
+}
+
+fn place(document: &Document, key: &Key) -> Option<Place> {
+    document.custom.get(&key.to_string()).copied()
 }
 
 /// The namespace as it is made: its pods are injected and judged as they were. What else its labels say is for whoever
@@ -193,8 +240,28 @@ fn warnings(document: &Document, objects: &[Value], to: &str) -> Vec<String> {
     for (object, why) in &document.left_out {
         warnings.push(format!("{object} was not recorded ({why}): it has to be there already"));
     }
+    for (object, place) in &document.custom {
+        match place {
+            Place::Maker => warnings.push(format!(
+                "{object} made the workload and is not applied: whoever looks after it there would write over what is applied"
+            )),
+            Place::ClusterWide => {
+                warnings.push(format!("{object} is of the whole cluster and is not applied: it has to be there already"));
+            }
+            Place::Before | Place::After => {}
+        }
+    }
     for object in objects {
         let Some(key) = Key::of(object) else { continue };
+        if document.namespace != to
+            && document.custom.contains_key(&key.to_string())
+            && says(object, &document.namespace)
+        {
+            warnings.push(format!(
+                "{key} names the namespace {}, which is not changed there: see --set",
+                document.namespace
+            ));
+        }
         if object["kind"] == "RoleBinding" && object["roleRef"]["kind"] == "ClusterRole" {
             let role = object["roleRef"]["name"].as_str().unwrap_or_default();
             warnings.push(format!("{key} refers to the ClusterRole {role}, which has to be there already"));
@@ -218,10 +285,18 @@ fn classes(object: &Value) -> Vec<&str> {
 }
 
 fn mentions(value: &Value, text: &str) -> bool {
+    any_text(value, &|one| one.contains(text))
+}
+
+fn says(value: &Value, text: &str) -> bool {
+    any_text(value, &|one| one == text)
+}
+
+fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
     match value {
-        Value::String(one) => one.contains(text),
-        Value::Array(all) => all.iter().any(|one| mentions(one, text)),
-        Value::Object(map) => map.values().any(|one| mentions(one, text)),
+        Value::String(one) => is(one),
+        Value::Array(all) => all.iter().any(|one| any_text(one, is)),
+        Value::Object(map) => map.values().any(|one| any_text(one, is)),
         _ => false,
     }
 }

@@ -1,6 +1,7 @@
 //! What becomes of a recorded workload elsewhere.
 
 use super::*;
+use crate::Scope;
 
 fn handover() -> Handover {
     Handover { at: "2026-01-31T12:30:00Z".to_owned(), epoch: Some(2), receiver: None }
@@ -36,7 +37,7 @@ fn recorded() -> Document {
             "pod-security.kubernetes.io/enforce": "restricted", "mesh.example.org/inject": "yes"}}}),
     ];
     let workload = "sts/orders".parse().expect("a workload");
-    Document::record(&all, "shop", &workload, true).expect("it is there")
+    Document::record(&all, "shop", &workload, &Scope::default()).expect("it is there")
 }
 
 fn kinds(plan: &Plan) -> Vec<&str> {
@@ -91,6 +92,66 @@ fn in_another_namespace_the_volumes_are_new_ones_and_addresses_are_told_of() {
     for part in ["ClusterRole view", "storage class fast", "addresses in .shop.svc"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+/// The record with custom resources of each place.
+fn with_custom() -> Document {
+    let mut document = recorded();
+    let mut add = |version: &str, kind: &str, name: &str, place: Place, namespace: bool| {
+        let mut one = object(version, kind, name);
+        one["spec"] = json!({"where": {"namespace": "shop"}});
+        if !namespace {
+            one["metadata"].as_object_mut().expect("a map").remove("namespace");
+        }
+        document.custom.insert(Key::of(&one).expect("a key").to_string(), place);
+        document.objects.push(one);
+    };
+    add("scale.example.org/v1", "Scaler", "a", Place::After, true);
+    add("cert-manager.io/v1", "Certificate", "orders", Place::Before, true);
+    add("db.example.org/v1", "Database", "orders", Place::Maker, true);
+    add("cert-manager.io/v1", "ClusterIssuer", "public", Place::ClusterWide, false);
+    document
+}
+
+#[test]
+fn custom_resources_come_before_the_pods_or_after_what_they_name_and_some_never() {
+    let document = with_custom();
+    let read = Document::parse(document.to_text().as_bytes()).expect("read");
+    assert_eq!(read, document);
+    let namespaces = BTreeMap::from([("shop".to_owned(), "shop-dr".to_owned())]);
+    let mapping = Mapping { namespaces, ..Mapping::default() };
+    let mut plan = plan(&document, &mapping, &handover()).expect("a plan");
+    let wanted = [
+        "ServiceAccount",
+        "Secret",
+        "RoleBinding",
+        "PersistentVolumeClaim",
+        "Service",
+        "Certificate",
+        "StatefulSet",
+        "Scaler",
+    ];
+    assert_eq!(kinds(&plan), wanted);
+    assert!(plan.objects.iter().all(|object| object["metadata"]["namespace"] == "shop-dr"));
+    let said = plan.warnings.join("\n");
+    for part in [
+        "database.db.example.org/orders made the workload and is not applied",
+        "clusterissuer.cert-manager.io/public is of the whole cluster and is not applied",
+        "certificate.cert-manager.io/orders names the namespace shop",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let pair = |version: &str, kind: &str| (version.to_owned(), kind.to_owned());
+    let custom = [pair("cert-manager.io/v1", "Certificate"), pair("scale.example.org/v1", "Scaler")];
+    assert_eq!(plan.custom_kinds(), custom.into());
+    let told = plan.leave_out(&[pair("cert-manager.io/v1", "Certificate")].into());
+    assert_eq!(kinds(&plan).len(), wanted.len() - 1);
+    assert!(told[0].contains("does not know Certificate of cert-manager.io/v1"), "{told:?}");
+    assert_eq!(plan.warnings.last(), told.first());
+    // Records of before have none.
+    let mut text: Value = serde_json::from_str(&recorded().to_text()).expect("JSON");
+    text.as_object_mut().expect("a map").remove("custom");
+    assert_eq!(Document::parse(text.to_string().as_bytes()).expect("read"), recorded());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Scope;
 
 fn object(version: &str, kind: &str, name: &str, rest: Value) -> Value {
     let mut object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": "1"}});
@@ -49,7 +50,8 @@ fn recorded(pod: Value) -> Document {
             json!({"spec": {"scaleTargetRef": {"kind": "StatefulSet", "name": "orders"}}}),
         ),
     ];
-    Document::record(&all, "shop", &"sts/orders".parse().expect("a workload"), true).expect("it is there")
+    Document::record(&all, "shop", &"sts/orders".parse().expect("a workload"), &Scope::default())
+        .expect("it is there")
 }
 
 fn pod() -> Value {

@@ -224,7 +224,7 @@ fn assert_rights(documents: &[Value], values: &Path) {
                 ("--watch-lease", "watcher"),
             ][..],
         ),
-        ("recorder", &[("\"recorder\",", "recorder")]),
+        ("recorder", &[("\"recorder\",", "recorder"), ("--custom-resource", "recorder-custom")]),
     ] {
         let asked = calls.iter().filter(|(sign, _)| arguments.contains(sign));
         let needed: BTreeSet<Right> = asked.flat_map(|(_, calls)| needed(calls)).collect();
@@ -273,6 +273,8 @@ fn values_that_make_no_sense_are_refused() {
         "injector.certificate.authoritySecret=",
         "recorder.enabled=true",
         "recorder.every=often",
+        "recorder.customResources[0].kind=Certificate",
+        "recorder.customResources[0].field=/spec",
         "injector.certificate.source=secret",
         "injector.sidecar.identitySecret=",
         "monitoring.targetLagSeconds=0",
@@ -281,7 +283,7 @@ fn values_that_make_no_sense_are_refused() {
         let out = helm(&["template", "tide", "--set", bad]);
         assert!(!out.status.success(), "{bad} was taken");
         let said = String::from_utf8_lossy(&out.stderr);
-        let field = bad.split(['=']).next().and_then(|path| path.split('.').nth(1)).expect("a field");
+        let field = bad.split(['=', '[']).next().and_then(|path| path.split('.').nth(1)).expect("a field");
         assert!(
             said.contains(field) || said.contains("identitySecret") || said.contains("injector"),
             "{bad}: {said}"

@@ -6,7 +6,7 @@
 use std::{fs, process::Command};
 
 use serde_json::{Value, json};
-use tidelock_manifests::{Document, file_name};
+use tidelock_manifests::{Document, Scope, file_name};
 use tidelock_tests::{
     needs::{Need, met},
     pg::Pg,
@@ -50,7 +50,8 @@ fn a_protected_postgresql_comes_up_in_another_namespace() {
     // What the recorder writes, and a sidecar that takes it to the journal.
     let objects = site.new_dir("objects");
     let workload = "sts/orders".parse().expect("a workload");
-    let document = Document::record(&shop::namespace(), "shop", &workload, true).expect("it is there");
+    let document =
+        Document::record(&shop::namespace(), "shop", &workload, &Scope::default()).expect("it is there");
     fs::write(site.path("new.json"), document.to_text()).expect("writable");
     fs::rename(site.path("new.json"), objects.join(file_name(&workload))).expect("writable");
     let mut recorder = site.sidecar(&receiver, &objects).volume(OBJECTS).start();

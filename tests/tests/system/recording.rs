@@ -49,6 +49,8 @@ fn what_belongs_to_a_pod_is_recorded_with_every_change() {
 
     let shelf = Arc::new(Shelf::default());
     shop::namespace().iter().for_each(|object| shelf.put(object));
+    shelf.know("cert-manager.io/v1", "Certificate", "certificates");
+    shop::certificates().iter().for_each(|object| shelf.put(object));
     let status = json!({"state": "injected", "volumes": [{"name": "shop/data-orders-0"}]}).to_string();
     let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "orders", "uid": "1", "controller": true});
     shelf.put(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "orders-0", "namespace": "shop",
@@ -64,6 +66,9 @@ fn what_belongs_to_a_pod_is_recorded_with_every_change() {
     command.args(["--identity-from", &injector.url]).arg("--to").arg(site.new_dir("recorder"));
     command.arg("--identity-authority").arg(site.path("certificate/ca.crt"));
     command.arg("--identity-token").arg(site.path("recorder.token"));
+    command.arg(format!("--custom-resource={}", shop::rule()));
+    command
+        .arg(format!("--custom-resource={}", shop::rule().replace("cert-manager.io", "other.example.org")));
     command.env("KUBECONFIG", site.path("kubeconfig")).env_remove("KUBERNETES_SERVICE_HOST");
     let mut recorder = Process::spawn("recorder", &mut command, &site.path("recorder.log"));
     recorder.allow("waiting for the identity").allow("changed identity files not used");
@@ -74,6 +79,7 @@ fn what_belongs_to_a_pod_is_recorded_with_every_change() {
     });
     let kinds: Vec<&str> = first.objects.iter().filter_map(|one| one["kind"].as_str()).collect();
     let all = [
+        "Certificate",
         "ConfigMap",
         "PersistentVolumeClaim",
         "PodDisruptionBudget",
@@ -86,6 +92,11 @@ fn what_belongs_to_a_pod_is_recorded_with_every_change() {
     assert_eq!(first.namespace_labels["team"], "orders");
     assert!(first.objects.iter().all(|one| one["metadata"]["name"] != "of-others"));
     assert_eq!(setting(&first), "max_connections = 50\n");
+    assert!(
+        first.left_out.contains_key("anything of certificates.other.example.org"),
+        "{:?}",
+        first.left_out
+    );
     let before = humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string();
 
     // What changes is recorded, and what was before is still known.

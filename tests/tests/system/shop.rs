@@ -1,6 +1,7 @@
 //! The namespace `shop` with a PostgreSQL, as its API server writes it.
 
 use serde_json::{Value, json};
+use tidelock_manifests::Scope;
 
 /// Its objects, and the namespace itself.
 pub(crate) fn namespace() -> Vec<Value> {
@@ -80,4 +81,26 @@ pub(crate) fn namespace() -> Vec<Value> {
             "kubernetes.io/metadata.name": "shop", "tidelock.dev/inject": "true",
             "pod-security.kubernetes.io/enforce": "restricted", "team": "orders"}}}),
     ]
+}
+
+/// A custom resource of the shop, of a kind that not every cluster has, and one that is not the shop's.
+pub(crate) fn certificates() -> [Value; 2] {
+    let certificate = |name: &str, secret: &str| {
+        json!({"apiVersion": "cert-manager.io/v1", "kind": "Certificate",
+            "metadata": {"name": name, "namespace": "shop", "uid": format!("0f3c-{name}"), "finalizers": ["x"]},
+            "spec": {"secretName": secret, "dnsNames": ["orders.example.org"]}, "status": {"revision": 3}})
+    };
+    [certificate("orders", "orders"), certificate("of-others", "of-others")]
+}
+
+/// How whoever runs the cluster says that such resources belong: as the recorder takes it.
+pub(crate) fn rule() -> String {
+    json!({"group": "cert-manager.io", "version": "v1", "kind": "Certificate", "plural": "certificates",
+        "names": [{"field": "/spec/secretName", "kind": "Secret"}]})
+    .to_string()
+}
+
+/// With that rule.
+pub(crate) fn scope() -> Scope {
+    Scope { rules: vec![rule().parse().expect("a rule")], ..Scope::default() }
 }

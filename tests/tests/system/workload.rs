@@ -41,6 +41,7 @@ impl Story {
         let standby = Cluster::new(&site, "standby", &receiver.listen);
         drop(Pg::init(&home.claim("shop", "data-orders-0"), &site.path("init")));
         shop::namespace().iter().for_each(|object| home.shelf.put(object));
+        home.shelf.know("cert-manager.io/v1", "Certificate", "certificates");
         let sidecar = site.sidecar_identity(DATA);
         let operator = site.issue("operator", &["--tenant", "shop"], "shop-operator.id");
         for cluster in [&home, &standby] {
@@ -56,7 +57,8 @@ impl Story {
     fn record(&self) -> Sidecar {
         let objects = self.site.new_dir("objects");
         let workload = "sts/orders".parse().expect("a workload");
-        let document = Document::record(&shop::namespace(), "shop", &workload, true).expect("it is there");
+        let all = [shop::namespace(), shop::certificates().into()].concat();
+        let document = Document::record(&all, "shop", &workload, &shop::scope()).expect("it is there");
         fs::write(self.site.path("new.json"), document.to_text()).expect("writable");
         fs::rename(self.site.path("new.json"), objects.join(file_name(&workload))).expect("writable");
         let mut recorder = self.site.sidecar(&self.receiver, &objects).volume(OBJECTS).start();
@@ -175,7 +177,13 @@ fn a_postgresql_is_tried_fails_over_and_comes_home_with_all_that_was_written() {
     assert_eq!(kept("services")["spec"]["clusterIP"], Value::Null);
     let namespace = story.standby.shelf.get("namespaces", "", "shop").expect("made");
     assert_eq!(namespace["metadata"]["labels"]["tidelock.dev/inject"], "true");
-    // It replicates from there, in the new epoch; the same command changes nothing.
+    // What the cluster there does not know was told of and left out.
+    let told = report["warnings"].to_string();
+    assert!(told.contains("does not know Certificate of cert-manager.io/v1"), "{told}");
+    let certificate = |cluster: &Cluster| cluster.shelf.get("certificates", "shop", "orders");
+    assert_eq!(certificate(&story.standby), None);
+    story.standby.shelf.know("cert-manager.io/v1", "Certificate", "certificates");
+    // It replicates from there, in the new epoch; the same command applies what is known now, and else changes nothing.
     story.standby.caught_up("shop", "orders-0");
     let uid = kept("statefulsets")["metadata"]["generation"].clone();
     let again = story.report(&failover);
@@ -184,6 +192,8 @@ fn a_postgresql_is_tried_fails_over_and_comes_home_with_all_that_was_written() {
         (&kept("statefulsets")["metadata"]["generation"], &story.status()["epoch"]),
         (&uid, &json!(2))
     );
+    let applied = certificate(&story.standby).expect("it is known now");
+    assert_eq!((&applied["spec"]["secretName"], &applied["status"]), (&json!("orders"), &Value::Null));
     execute(&story.standby, "insert into orders select 'standby', generate_series(1, 500)");
     story.standby.caught_up("shop", "orders-0");
 
@@ -202,6 +212,7 @@ fn a_postgresql_is_tried_fails_over_and_comes_home_with_all_that_was_written() {
     assert_eq!(report["branches"][DATA], "shop/data-orders-0-epoch-1");
     assert_eq!(rows(&story.home), counted(&[("home", 1000), ("standby", 500)]));
     assert_eq!(story.standby.shelf.get("pods", "shop", "orders-0"), None);
+    assert!(certificate(&story.home).is_some());
     story.home.caught_up("shop", "orders-0");
     assert_eq!(story.status()["epoch"], 3);
     // Only what differed came over the wire; what was stranded is kept.

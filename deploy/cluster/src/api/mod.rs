@@ -35,8 +35,8 @@ pub enum ApiError {
     /// What changes cannot be heard of.
     #[error("{0}")]
     Watch(#[from] Box<kube::runtime::watcher::Error>),
-    /// A kind that nobody asks for.
-    #[error("objects of kind {0} are not asked for")]
+    /// A kind that nobody asks for, or that the cluster does not have.
+    #[error("objects of kind {0} are not known")]
     Kind(String),
     /// Nobody says how to reach the API.
     #[error("no way to a Kubernetes API: {0}")]

@@ -75,6 +75,9 @@ fn right(method: &str, path: &str, query: &str) -> Value {
         ["apis", group, _, ref rest @ ..] => (group, rest),
         _ => panic!("not a path of the API: {path}"),
     };
+    if rest.is_empty() && method == "GET" {
+        return json!("discovery, which everybody may ask");
+    }
     let (namespace, rest) = match rest {
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some(*namespace), rest),
         rest => (None, rest),
@@ -189,6 +192,76 @@ mod tests {
         api.remove("Job", "shop", "orders-copy").await.expect("gone is removed");
         api.remove_namespace("shop").await.expect("removed");
         recorded.check("failover");
+    }
+
+    #[tokio::test]
+    async fn what_applying_custom_resources_sends() {
+        let not_there = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"});
+        let resource = |name: &str, kind: &str, namespaced: bool| {
+            json!({"name": name, "singularName": "", "kind": kind,
+            "namespaced": namespaced, "verbs": ["get", "list", "patch"]})
+        };
+        let resources = [
+            resource("certificates", "Certificate", true),
+            resource("certificates/status", "Certificate", true),
+            resource("clusterissuers", "ClusterIssuer", false),
+        ];
+        let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "cert-manager.io/v1",
+            "resources": resources});
+        let (client, recorded) =
+            client(vec![(404, not_there), (200, list), (200, json!({"metadata": {"name": "orders"}}))]);
+        let api = ApplyApi::new(client);
+        assert!(api.kinds("other.example.org/v1").await.expect("an answer").is_empty());
+        assert_eq!(
+            api.kinds("cert-manager.io/v1").await.expect("an answer"),
+            ["Certificate".to_owned()].into()
+        );
+        let mut object = json!({"apiVersion": "cert-manager.io/v1", "kind": "Certificate",
+            "metadata": {"name": "orders", "namespace": "shop"}, "spec": {"secretName": "tls"}});
+        // What is known is not asked for again.
+        api.apply(&object).await.expect("applied");
+        object["kind"] = json!("ClusterIssuer");
+        assert!(matches!(api.apply(&object).await, Err(ApiError::Kind(_))));
+        recorded.check("apply-custom");
+    }
+
+    /// The rules are those of the chart's example, so that its rights are compared with what is sent.
+    #[tokio::test]
+    async fn what_recording_custom_resources_sends() {
+        let rule = |group: &str,
+                    version: &str,
+                    kind: &str,
+                    plural: &str,
+                    namespaced: bool|
+         -> tidelock_manifests::Rule {
+            let rule = json!({"group": group, "version": version, "kind": kind, "plural": plural, "namespaced": namespaced});
+            rule.to_string().parse().expect("a rule")
+        };
+        let rules = [
+            rule("cert-manager.io", "v1", "Certificate", "certificates", true),
+            rule("cert-manager.io", "v1", "Issuer", "issuers", true),
+            rule("cert-manager.io", "v1", "ClusterIssuer", "clusterissuers", false),
+            rule("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors", true),
+            rule("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", true),
+            rule("networking.k8s.io", "v1", "Ingress", "ingresses", true),
+        ];
+        let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": [{"metadata": {"name": "x"}}]});
+        let mut answers: Vec<_> = rules.iter().skip(1).map(|_| (200, list.clone())).collect();
+        answers
+            .push((404, json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"})));
+        let (client, recorded) = client(answers);
+        let api = RecorderApi::new(client);
+        for (index, rule) in rules.iter().enumerate() {
+            let found = api.custom("shop", rule).await.expect("an answer");
+            let last = index + 1 == rules.len();
+            assert_eq!(found.is_none(), last, "a kind that is not there is no error");
+            let first = found.and_then(|all| all.into_iter().next()).unwrap_or_default();
+            assert!(
+                last || (first["kind"] == *rule.kind && first["apiVersion"] == *rule.api_version()),
+                "{first}"
+            );
+        }
+        recorded.check("recorder-custom");
     }
 
     #[tokio::test]

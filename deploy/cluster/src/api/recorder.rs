@@ -3,12 +3,15 @@
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client,
-    api::{ListParams, PartialObjectMeta},
+    api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta},
 };
 use serde_json::{Value, json};
-use tidelock_manifests::KINDS;
+use tidelock_manifests::{KINDS, Rule};
 
-use super::{ApiError, apply::resource};
+use super::{
+    ApiError,
+    apply::{is_not_found, resource, resource_of},
+};
 use crate::limits;
 
 /// The recorder's calls.
@@ -21,6 +24,12 @@ pub trait RecorderCalls: Send + Sync {
         namespace: &str,
         kind: &str,
     ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
+    /// The custom resources of a rule in a namespace, or all if the kind is in none; nothing if the cluster does not know the kind.
+    fn custom(
+        &self,
+        namespace: &str,
+        rule: &Rule,
+    ) -> impl Future<Output = Result<Option<Vec<Value>>, ApiError>> + Send;
     /// The metadata of a namespace, if it is there.
     fn namespace(&self, name: &str) -> impl Future<Output = Result<Option<Value>, ApiError>> + Send;
 }
@@ -51,16 +60,20 @@ impl RecorderCalls for RecorderApi {
 
     async fn objects(&self, namespace: &str, kind: &str) -> Result<Vec<Value>, ApiError> {
         let resource = resource(kind).ok_or_else(|| ApiError::Kind(kind.to_owned()))?;
-        let api = Api::<kube::api::DynamicObject>::namespaced_with(self.0.clone(), namespace, &resource);
-        let list = api.list(&ListParams::default()).await?;
-        // Items of a list do not say what they are.
-        let named = |object: kube::api::DynamicObject| {
-            let mut value = serde_json::to_value(object).expect("an object serialises");
-            value["apiVersion"] = resource.api_version.clone().into();
-            value["kind"] = resource.kind.clone().into();
-            value
+        let api = Api::namespaced_with(self.0.clone(), namespace, &resource);
+        Ok(listed(&api, &resource).await?)
+    }
+
+    async fn custom(&self, namespace: &str, rule: &Rule) -> Result<Option<Vec<Value>>, ApiError> {
+        let resource = resource_of(&rule.api_version(), &rule.kind, &rule.plural);
+        let api = match rule.namespaced {
+            true => Api::namespaced_with(self.0.clone(), namespace, &resource),
+            false => Api::all_with(self.0.clone(), &resource),
         };
-        Ok(list.items.into_iter().map(named).collect())
+        match listed(&api, &resource).await {
+            Err(error) if is_not_found(&error) => Ok(None),
+            listed => Ok(Some(listed?)),
+        }
     }
 
     async fn namespace(&self, name: &str) -> Result<Option<Value>, ApiError> {
@@ -69,6 +82,18 @@ impl RecorderCalls for RecorderApi {
         let named = |found: PartialObjectMeta<Namespace>| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": found.metadata});
         Ok(api.get_metadata_opt(name).await?.map(named))
     }
+}
+
+async fn listed(api: &Api<DynamicObject>, resource: &ApiResource) -> Result<Vec<Value>, kube::Error> {
+    let list = api.list(&ListParams::default()).await?;
+    // Items of a list do not say what they are.
+    let named = |object: DynamicObject| {
+        let mut value = serde_json::to_value(object).expect("an object serialises");
+        value["apiVersion"] = resource.api_version.clone().into();
+        value["kind"] = resource.kind.clone().into();
+        value
+    };
+    Ok(list.items.into_iter().map(named).collect())
 }
 
 /// The kinds that are asked for.

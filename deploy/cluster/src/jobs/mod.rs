@@ -317,7 +317,11 @@ mod tests {
             claim("wal-orders-1"),
         ];
         let workload = "sts/orders".parse().expect("a workload");
-        (Document::record(&all, "shop", &workload, true).expect("it is there"), all[0].clone())
+        (
+            Document::record(&all, "shop", &workload, &tidelock_manifests::Scope::default())
+                .expect("it is there"),
+            all[0].clone(),
+        )
     }
 
     fn worker() -> Worker {

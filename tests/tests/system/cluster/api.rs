@@ -27,6 +27,8 @@ pub(crate) type Name = (String, String, String);
 #[derive(Default)]
 pub(crate) struct Shelf {
     objects: Mutex<BTreeMap<Name, Value>>,
+    /// Kinds beyond those that every cluster has: API version, kind, plural.
+    known: Mutex<Vec<(String, String, String)>>,
 }
 
 /// What a path asks for.
@@ -45,6 +47,24 @@ impl Shelf {
         work(&mut self.objects.lock().expect("not poisoned"))
     }
 
+    /// Has a kind that not every cluster has.
+    pub(crate) fn know(&self, version: &str, kind: &str, plural: &str) {
+        let one = (version.to_owned(), kind.to_owned(), plural.to_owned());
+        self.known.lock().expect("not poisoned").push(one);
+    }
+
+    /// What discovery says of an API version with a dot in its group; nothing if nobody brought it.
+    fn discover(&self, version: &str) -> Option<Value> {
+        let known = self.known.lock().expect("not poisoned");
+        let own = known.iter().filter(|(one, ..)| one == version);
+        let resources: Vec<Value> = own
+            .map(|(_, kind, plural)| {
+                json!({"name": plural, "singularName": "", "kind": kind, "namespaced": true, "verbs": ["list", "patch"]})
+            })
+            .collect();
+        (!resources.is_empty()).then(|| json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}))
+    }
+
     /// Puts an object there as its cluster's own people do.
     pub(crate) fn put(&self, object: &Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -61,6 +81,12 @@ impl Shelf {
     }
 
     fn answer(&self, method: &Method, uri: &Uri, body: &Bytes) -> Answer {
+        if let Some(version) = foreign(uri.path()) {
+            let Some(found) = self.discover(&version) else { return status(StatusCode::NOT_FOUND) };
+            if uri.path().ends_with(&version) {
+                return (StatusCode::OK, Json(found));
+            }
+        }
         let Some(asked) = read(uri.path()) else { return status(StatusCode::NOT_FOUND) };
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         self.with(|all| match (method.as_str(), asked.name.clone()) {
@@ -102,6 +128,14 @@ impl Shelf {
             _ => status(StatusCode::METHOD_NOT_ALLOWED),
         })
     }
+}
+
+/// The API version of a path, if it is of a group that not every cluster has.
+fn foreign(path: &str) -> Option<String> {
+    let (group, rest) = path.strip_prefix("/apis/")?.split_once('/')?;
+    let version = rest.split('/').next()?;
+    let own = !group.contains('.') || ["networking.k8s.io", "rbac.authorization.k8s.io"].contains(&group);
+    (!own).then(|| format!("{group}/{version}"))
 }
 
 /// `/api/v1/…` or `/apis/GROUP/VERSION/…`, then `[namespaces/NAMESPACE/]RESOURCE[/NAME[/scale]]`.
