@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// The points from `last` back along their parents: the line that the current epoch builds on. What an old
-/// primary wrote after a promotion's base is not on it. For a point no longer kept stands the one before it.
+/// primary wrote after a promotion's base is not on it. For a point no longer kept stands the one before it. Within an epoch there is one
+/// line: a point that begins anew, because those before it were damaged, comes after them all the same.
 pub(crate) fn line(points: &[Point], last: PointId) -> HashSet<PointId> {
     let parents: BTreeMap<PointId, Option<PointId>> =
         points.iter().map(|point| (point.id, point.parent)).collect();
@@ -26,7 +27,8 @@ pub(crate) fn line(points: &[Point], last: PointId) -> HashSet<PointId> {
         let kept = parents.range(PointId::new(wanted.epoch, Seq(0))..=wanted).next_back();
         let Some((id, parent)) = kept else { break };
         found.insert(*id);
-        next = *parent;
+        let before = || parents.range(PointId::new(id.epoch, Seq(0))..*id).next_back().map(|(id, _)| *id);
+        next = parent.or_else(before);
     }
     found
 }
@@ -187,6 +189,16 @@ mod tests {
         let mut found: Vec<String> = found.iter().map(ToString::to_string).collect();
         found.sort();
         assert_eq!(found, ["1.1", "2.1", "2.2"]);
+    }
+
+    #[test]
+    fn a_point_that_begins_anew_is_on_the_line_of_its_epoch() {
+        let mut anew = history();
+        let at = anew.iter().position(|point| point.id.to_string() == "2.2").unwrap();
+        anew[at].parent = None;
+        let last = anew[at].id;
+        assert_eq!(line(&anew, last), line(&history(), last));
+        assert!(line(&anew, last).len() > 2);
     }
 
     #[test]

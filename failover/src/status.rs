@@ -1,6 +1,6 @@
 //! How the volumes are: what an operator looks at first.
 
-use std::{path::PathBuf, sync::mpsc, thread, time::SystemTime};
+use std::{collections::BTreeSet, path::PathBuf, sync::mpsc, thread, time::SystemTime};
 
 use serde::Serialize;
 use tidelock_proto::{PointId, Verdict, VolumeName, point::Consistency};
@@ -157,7 +157,11 @@ fn conditions(live: Option<&Live>) -> Vec<String> {
     let failed = live.image.as_ref().is_some_and(|image| image.failure.is_some());
     let failed = failed.then(|| "image-failed".to_owned());
     let told = heartbeat.into_iter().flat_map(|heartbeat| heartbeat.conditions.clone());
-    told.chain(store).chain(archive).chain(failed).collect()
+    let mut all: Vec<String> = told.chain(store).chain(archive).chain(failed).collect();
+    // What both sides say is said once.
+    let mut said = BTreeSet::new();
+    all.retain(|condition| said.insert(condition.clone()));
+    all
 }
 
 fn tested(point: PointId, verdict: &Verdict, now: SystemTime) -> TestReport {

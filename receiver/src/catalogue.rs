@@ -171,8 +171,9 @@ impl Catalogue {
             let expected = PointId::new(point.id.epoch.max(Epoch::FIRST), Seq(1));
             return if first { Ok(()) } else { Err(out_of_order(volume, point, expected, None)) };
         };
-        // A volume of a group may leave numbers out; whether it may now is the session's to know.
-        if point.id < info.next() || point.id.epoch != info.epoch || point.parent != Some(info.last.id) {
+        // A volume of a group may leave numbers out; whether it may now is the session's to know. So is whether it begins anew, upon nothing.
+        let follows = point.parent.is_none_or(|parent| parent == info.last.id);
+        if point.id < info.next() || point.id.epoch != info.epoch || !follows {
             return Err(out_of_order(volume, point, info.next(), Some(info.last.id)));
         }
         Ok(())

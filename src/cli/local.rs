@@ -83,7 +83,10 @@ pub(crate) fn mark(args: &Mark) -> Result<(), Failure> {
             let done = answer.durable || !args.asking.wait;
             if done { Ok(()) } else { Err(anyhow!("point {point} is not durable yet").into()) }
         }
-        _ => Err(anyhow!("no quiet instant yet; the next one gets the name: see `tidelock points`").into()),
+        _ => Err(anyhow!(
+            "no quiet instant yet, or the volume is still being compared with what the receiver has (`tidelock status`); the next cut gets the name: see `tidelock points`"
+        )
+        .into()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{bucket::Bucket, entry::decode_pieces, error::ArchiveError, url::ArchiveUrl};
+use super::{bucket::Bucket, entry::decode_pieces, error::ArchiveError, manifest::CHAIN, url::ArchiveUrl};
 use crate::{
     limits,
     log::part::{Fetch, FetchError},
@@ -62,7 +62,7 @@ impl Fetch for Reach {
         let runtime = self.runtime.as_ref().expect("it is there until this is dropped");
         runtime.spawn(async move {
             // Nobody may wait any more.
-            let _ = tell.send(read(&bucket, segment, &source, range).await);
+            let _ = tell.send(read_or_tell(&bucket, segment, &source, range).await);
         });
         let closed = |_| FetchError { lost: false, source: Arc::new(ArchiveError::Empty) };
         told.recv().map_err(closed)?.map_err(|error| FetchError {
@@ -70,6 +70,22 @@ impl Fetch for Reach {
             lost: matches!(error, ArchiveError::Damaged { .. } | ArchiveError::Missing(_)),
             source: Arc::new(error),
         })
+    }
+}
+
+/// What is missing is lost only where the rest of the archive is: a directory that is not mounted has nothing, and will have it again.
+async fn read_or_tell(
+    bucket: &Bucket,
+    segment: u32,
+    source: &Bytes,
+    range: Range<u64>,
+) -> Result<Bytes, ArchiveError> {
+    match read(bucket, segment, source, range).await {
+        Err(missing @ ArchiveError::Missing(_)) => match bucket.list(CHAIN).await?.is_empty() {
+            true => Err(ArchiveError::Empty),
+            false => Err(missing),
+        },
+        read => read,
     }
 }
 

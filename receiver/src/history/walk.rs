@@ -112,6 +112,9 @@ fn line(
         runs.push((begin, to));
         let oldest = store.points_from(volume, begin, 1)?;
         let parent = oldest.first().filter(|point| point.id.epoch == to.epoch).and_then(|point| point.parent);
+        // The oldest that is left may have begun anew; of the current epoch it is known what it builds on.
+        let info = store.volume(volume).filter(|info| info.epoch == to.epoch);
+        let parent = parent.or_else(|| info?.base);
         match parent.filter(|parent| parent.epoch < to.epoch && parent.epoch >= Epoch::FIRST) {
             Some(parent) if parent >= first => to = parent,
             _ => break,

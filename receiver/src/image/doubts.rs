@@ -2,13 +2,14 @@
 //!
 //! Only points that are durable in the log are ever applied, so the log itself is the list of what a crash may have left half done; nothing has to be written before
 //! a change. That holds as long as the operations are there as they were applied: where retention has merged some, what was made and undone in between is not told
-//! any more, and everything is in doubt.
+//! any more, and everything is in doubt. So it is where a point begins anew upon nothing, or cannot be read.
 
 use std::collections::HashSet;
 
 use tidelock_proto::{FileId, Op, PointId, Tree, VolumeName};
 
 use crate::{
+    catalogue::Step,
     limits,
     log::entry::Kind,
     store::{Store, StoreError},
@@ -28,11 +29,17 @@ pub(super) fn since(
         let Some((last, _)) = page.last() else { break };
         next = after(*last);
         for (_, step) in &page {
-            let Some(step) = step.as_ref().filter(|step| step.kind == Kind::Commit) else { return Ok(None) };
-            store.ops_of(volume, step, &mut |op| {
+            // One that builds on nothing says what there is, and not what has become of what was there.
+            let told = |step: &&Step| step.kind == Kind::Commit && step.on.is_some();
+            let Some(step) = step.as_ref().filter(told) else { return Ok(None) };
+            let noted = store.ops_of(volume, step, &mut |op| {
                 note(&mut doubted, op);
                 Ok(())
-            })?;
+            });
+            match noted {
+                Err(error) if error.is_damage() || error.is_lost() => return Ok(None),
+                noted => noted?,
+            }
         }
     }
     add_below(tree, &mut doubted);

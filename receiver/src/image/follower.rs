@@ -226,6 +226,10 @@ impl Follower {
                 for (id, step) in page {
                     any = true;
                     next = doubts::after(id);
+                    if step.as_ref().is_some_and(|step| step.on.is_none()) {
+                        // It does not follow from what is here: everything is compared.
+                        return self.open();
+                    }
                     let step = step.filter(|step| step.on == Some(point));
                     let Some(step) = step else {
                         return Err(StoreError::NoSuchPoint(self.volume.clone(), point).into());

@@ -102,7 +102,27 @@ impl World {
         self.commit(Batch::new(), ops);
     }
 
-    fn commit(&mut self, mut batch: Batch, ops: Vec<Op>) {
+    fn commit(&mut self, batch: Batch, ops: Vec<Op>) {
+        self.commit_upon(self.last, batch, ops);
+    }
+
+    /// All that there is, once more, upon nothing: other files have the ids of those before, and the last one is gone.
+    fn begin_anew(&mut self) {
+        let meta = Meta { mode: 0o755, ..Meta::default() };
+        let (mut batch, mut ops) =
+            (Batch::new(), vec![Op::Create { id: FileId::ROOT, kind: Kind::Directory, meta }]);
+        ops.extend((2..7).map(|id| Op::Create { id: FileId(id), kind: Kind::File, meta }));
+        for number in 0..5 {
+            let id = FileId(2 + (number + 1) % 5);
+            ops.push(Op::Link { dir: FileId::ROOT, name: name(number), id });
+            let pieces = vec![self.page(&mut batch, FILE_BYTES)];
+            ops.push(Op::Write { id, offset: 0, pieces });
+        }
+        self.tree = Tree::new();
+        self.commit_upon(None, batch, ops);
+    }
+
+    fn commit_upon(&mut self, parent: Option<PointId>, mut batch: Batch, ops: Vec<Op>) {
         let seq = self.last.filter(|last| last.epoch == self.epoch).map_or(Seq(1), |last| last.seq.next());
         for op in &ops {
             self.tree.apply(op).unwrap();
@@ -119,7 +139,7 @@ impl World {
             digest: self.tree.digest(),
         };
         let id = PointId::new(self.epoch, seq);
-        let point = Point { id, parent: self.last, cut, received_ns: 0, tags: Vec::new() };
+        let point = Point { id, parent, cut, received_ns: 0, tags: Vec::new() };
         batch.push(Record::Commit(Commit { volume: self.volume(), point, ops: encode_model_ops(ops) }));
         self.store.append_and_wait(batch).unwrap();
         self.last = Some(id);
@@ -206,6 +226,23 @@ fn after_a_crash_what_later_points_touched_is_compared_and_nothing_else() {
     world.spoil(0);
     world.follower().open().unwrap();
     assert_eq!(world.compare().files_written, 1);
+}
+
+#[test]
+fn a_point_that_begins_anew_is_followed_and_found_after_a_crash() {
+    let mut world = World::new();
+    let mut follower = world.follower();
+    follower.open().unwrap();
+    world.write(1);
+    world.begin_anew();
+    world.write(2);
+    assert!(follower.advance().unwrap());
+    assert_eq!(follower.point(), world.last);
+    world.assert_right();
+    world.begin_anew();
+    drop(follower);
+    world.follower().open().unwrap();
+    world.assert_right();
 }
 
 #[test]

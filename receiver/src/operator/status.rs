@@ -120,6 +120,13 @@ fn point_name(point: PointId, name: String) -> PointName {
 }
 
 const FULL: &str = "store-full";
+const NEWEST_DAMAGED: &str = "newest-damaged";
+
+/// Whether the newest point is known to be damaged. It goes with the next point, which is stored whole.
+fn newest_damaged(context: &Context, observed: &Observed) -> bool {
+    let damaged = context.volumes.get(&observed.name).live().damaged;
+    damaged.is_some() && damaged == context.store.volume(&observed.name).map(|info| info.last.id)
+}
 
 /// What the store has to say of itself.
 fn conditions(context: &Context) -> Vec<String> {
@@ -148,6 +155,8 @@ pub(super) async fn answer(
         }
         let archive = context.archive.as_ref().and_then(|archive| archive.observe().condition);
         let named = names(context, &observed).await;
+        let own = newest_damaged(context, &observed).then(|| NEWEST_DAMAGED.to_owned());
+        let store: Vec<String> = store.iter().cloned().chain(own).collect();
         replies.send(ReplyKind::Volume(observed.status(named, &store, archive))).await?;
     }
     Ok(())
@@ -173,13 +182,22 @@ async fn count(context: &Context, observed: &Observed) -> Option<Totals> {
     let _turn = context.trees.acquire().await.ok()?;
     let (store, name) = (context.store.clone(), observed.name.clone());
     let totals = blocking(move || store.tree_at(&name, last).map(|tree| tree.totals())).await;
-    let told = |error: &StoreError| match error.is_absent() {
-        true => tracing::warn!(%error, "newest tree cannot be built now"),
-        false => tracing::error!(%error, "newest tree cannot be built"),
-    };
-    let totals = totals.inspect_err(told).ok()?;
     let volume = context.volumes.get(&observed.name);
+    let totals = totals.inspect_err(|error| {
+        let mut live = volume.live();
+        let known = live.damaged == Some(last);
+        if error.is_absent() {
+            tracing::warn!(%error, "newest tree cannot be built now");
+        } else if !known {
+            tracing::error!(%error, "newest tree cannot be built");
+        }
+        if error.is_damage() || error.is_lost() {
+            live.damaged = Some(last);
+        }
+    });
+    let totals = totals.ok()?;
     let mut live = volume.live();
+    live.damaged = None;
     live.seen = true;
     live.totals = Some((last, totals));
     Some(totals)

@@ -156,12 +156,16 @@ pub(super) async fn begin(context: &Context, hello: &Hello, volume: &VolumeName)
         }
     }
     let last = info.as_ref().map(|info| info.last.id);
-    let cut_ns = info.as_ref().map_or(0, |info| info.last.cut.time_ns);
     let tree = match writer.take().filter(|parked| parked.last == last) {
-        Some(parked) => parked.tree,
+        Some(parked) => Some(parked.tree),
         None => load(&context.store, volume, last).await?,
     };
-    let session = Session::new(Start { volume: volume.clone(), epoch, last, cut_ns, tree });
+    let afresh = tree.is_none();
+    seat.volume.live().damaged = last.filter(|_| afresh);
+    // What is damaged covers nothing.
+    let cut_ns = info.as_ref().filter(|_| !afresh).map_or(0, |info| info.last.cut.time_ns);
+    let tree = tree.unwrap_or_else(Tree::new);
+    let session = Session::new(Start { volume: volume.clone(), epoch, last, cut_ns, tree, afresh });
     Ok(Begun { session, seat, writer, generation })
 }
 
@@ -210,13 +214,25 @@ async fn current(store: &Store, volume: &VolumeName, hello: &Hello) -> Result<Op
     }
 }
 
-async fn load(store: &Store, volume: &VolumeName, last: Option<PointId>) -> Result<Tree, StoreError> {
-    let Some(last) = last else { return Ok(Tree::new()) };
+/// The tree of the newest point; `None` if it rests on damaged bytes, so that the session has to begin afresh ([`Start`]). Bytes that are
+/// not here and may come are waited for: the sidecar tries again.
+async fn load(store: &Store, volume: &VolumeName, last: Option<PointId>) -> Result<Option<Tree>, StoreError> {
+    let Some(last) = last else { return Ok(Some(Tree::new())) };
     let (store, name) = (store.clone(), volume.clone());
     let begun = Instant::now();
-    let tree = super::blocking(move || store.tree_at(&name, last)).await?;
+    let tree = match super::blocking(move || store.tree_at(&name, last)).await {
+        Err(error) if error.is_damage() || error.is_lost() => {
+            tracing::error!(
+                %volume, point = %last, %error,
+                "newest-damaged: the newest point cannot be opened; the sidecar sends the volume as a whole, and the next point rests on \
+                 nothing older. Run `tidelock verify`: it names the points that are damaged"
+            );
+            return Ok(None);
+        }
+        tree => tree?,
+    };
     tracing::debug!(%volume, point = %last, inodes = tree.totals().inodes, took = ?begun.elapsed(), "tree loaded");
-    Ok(tree)
+    Ok(Some(tree))
 }
 
 /// Leaves a tree for the next session.

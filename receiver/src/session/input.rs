@@ -116,7 +116,8 @@ impl Session {
         self.staged.urgent = true;
         let ops = std::mem::take(&mut self.ops);
         self.staged.bytes += ops.bytes;
-        let parent = self.received.point.replace(id);
+        let last = self.received.point.replace(id);
+        let parent = last.filter(|_| !std::mem::take(&mut self.afresh));
         let point = Point { id, parent, cut, received_ns: now.wall_ns, tags };
         let ops = ops.parts.into_iter().map(BytesMut::freeze).collect();
         self.staged.batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops }));
@@ -124,8 +125,10 @@ impl Session {
     }
 
     pub(super) fn take_heartbeat(&mut self, heartbeat: Heartbeat) {
+        // Before the first commit of a session that began afresh, "nothing has changed since" speaks of a point that is damaged.
         if let Some(point) = self.received.point
             && heartbeat.clean_at_ns > 0
+            && !self.afresh
         {
             self.coverage.clean = Some((point, heartbeat.clean_at_ns));
             self.coverage.on_durable(self.pending.durable().point);

@@ -102,6 +102,13 @@ pub enum Ending {
 }
 
 /// What a session begins with: the tree of the newest durable point that a commit of its epoch builds on.
+///
+/// **Afresh.** Where that point's tree cannot be had any more, because bytes that it rests on are damaged, both sides agree on the empty
+/// tree instead. The first commit then holds the whole volume, and its point has no parent: opening it replays from nothing, so it
+/// rests on no damaged byte. It is an instant of the volume by the same argument as any other: the sidecar has compared the volume with the tree that
+/// was agreed on, whatever that was, up to a quiet instant, and the digest of the whole result is compared here before anything is written. Its
+/// number is above the newest point's, damaged or not, so no number means two points. Until that commit is durable nothing has changed:
+/// a session that ends before it leaves no tree behind, and the next one begins in the same way.
 #[derive(Debug)]
 pub struct Start {
     /// The volume.
@@ -114,6 +121,8 @@ pub struct Start {
     pub cut_ns: u64,
     /// Its tree, or an empty one.
     pub tree: Tree,
+    /// The point is there and its tree is not: the tree is empty, and the first commit builds on nothing.
+    pub afresh: bool,
 }
 
 /// Counts of a session, for metrics.
@@ -135,6 +144,8 @@ pub struct Session {
     volume: VolumeName,
     epoch: Epoch,
     tree: Tree,
+    /// The tree is not that of the newest point, which is damaged, but an empty one: until the first commit.
+    afresh: bool,
     /// The commit that the tree stands at; behind it only operations of the commit that is arriving.
     received: Position,
     ops: OpsParts,
@@ -191,7 +202,8 @@ struct Coverage {
 impl Session {
     /// Begins by saying welcome.
     pub fn new(start: Start) -> Self {
-        let Start { volume, epoch, last, cut_ns, tree } = start;
+        let Start { volume, epoch, last, cut_ns, tree, afresh } = start;
+        assert!(!afresh || tree == Tree::new(), "who begins afresh begins with nothing");
         let welcome = messages::Welcome {
             epoch: epoch.0,
             last: last.map(wire::point_id_to_wire),
@@ -201,6 +213,7 @@ impl Session {
             volume,
             epoch,
             tree,
+            afresh,
             received: Position { chunks: 0, point: last },
             ops: OpsParts::default(),
             staged: Staged::default(),
@@ -441,8 +454,10 @@ impl Session {
 
     /// The tree for the next session, if it is exactly that of the newest durable point.
     pub fn into_tree(self) -> Option<(Option<PointId>, Tree)> {
-        let sound =
-            !matches!(self.ending, Some(Ending::Denied(_) | Ending::Failed(_))) && self.ops.bytes == 0;
+        let sound = !matches!(self.ending, Some(Ending::Denied(_) | Ending::Failed(_)))
+            && self.ops.bytes == 0
+            // The tree is not that of the point it stands at.
+            && !self.afresh;
         let settled = self.pending.is_empty() && self.received.point == self.pending.durable().point;
         (sound && settled).then_some((self.received.point, self.tree))
     }

@@ -197,7 +197,8 @@ fn the_manifest_is_the_tree_of_the_last_point() {
     let (last, tree) = first.session.into_tree().expect("settled");
     assert_eq!(last, Some(sidecar.id));
 
-    let mut second = Receiver::of(Start { volume: volume(), epoch: Epoch(1), last, cut_ns: 100, tree });
+    let mut second =
+        Receiver::of(Start { volume: volume(), epoch: Epoch(1), last, cut_ns: 100, tree, afresh: false });
     second.hear(ToReceiverKind::WantManifest(WantManifest {}));
     let mut tree = Tree::new();
     let mut finished = false;
@@ -228,13 +229,63 @@ fn a_volume_without_points_has_no_manifest() {
 }
 
 #[test]
+fn a_session_that_begins_afresh_stores_one_point_upon_nothing_and_leaves_no_tree_before_that() {
+    let last = PointId::new(Epoch(1), Seq(41));
+    let start = || Start {
+        volume: volume(),
+        epoch: Epoch(1),
+        last: Some(last),
+        cut_ns: 0,
+        tree: Tree::new(),
+        afresh: true,
+    };
+    let (mut receiver, mut sidecar) = (Receiver::of(start()), Sidecar::new());
+    receiver.hear(heartbeat(77));
+    receiver.sync();
+    assert_eq!(receiver.session.covered_ns(), 0, "what is damaged covers nothing");
+    receiver.session.handle_lost();
+    assert!(receiver.session.into_tree().is_none(), "an empty tree is not that of point 41");
+
+    let mut receiver = Receiver::of(start());
+    receiver.hear(ToReceiverKind::WantManifest(WantManifest {}));
+    assert!(matches!(receiver.sent.last(), Some(ToSidecarKind::Manifest(part)) if part.last));
+    sidecar.id = last;
+    receiver.hear(sidecar.ops(&[root()]));
+    receiver.hear(sidecar.commit());
+    receiver.hear(sidecar.ops(&file(2, "a")));
+    receiver.hear(sidecar.commit());
+    receiver.sync();
+    let parents: Vec<_> = receiver
+        .records()
+        .filter_map(|record| match record {
+            Record::Commit(Commit { point, .. }) => Some((point.id.seq.0, point.parent)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(parents, [(42, None), (43, Some(PointId::new(Epoch(1), Seq(42))))]);
+    receiver.session.handle_lost();
+    assert!(
+        receiver
+            .session
+            .into_tree()
+            .is_some_and(|(last, tree)| last == Some(sidecar.id) && tree == sidecar.tree)
+    );
+}
+
+#[test]
 fn a_new_epoch_counts_from_one_upon_the_base() {
     let mut sidecar = Sidecar::new();
     sidecar.tree.apply(&root()).expect("applies");
     sidecar.tree.seal().expect("a tree");
     let base = PointId::new(Epoch(1), Seq(41));
-    let start =
-        Start { volume: volume(), epoch: Epoch(2), last: Some(base), cut_ns: 5, tree: sidecar.tree.clone() };
+    let start = Start {
+        volume: volume(),
+        epoch: Epoch(2),
+        last: Some(base),
+        cut_ns: 5,
+        tree: sidecar.tree.clone(),
+        afresh: false,
+    };
     let mut receiver = Receiver::of(start);
     sidecar.id = PointId::new(Epoch(2), Seq(0));
     receiver.hear(sidecar.commit());

@@ -76,6 +76,11 @@ impl Wanted {
         }
     }
 
+    /// A point of the volume builds on nothing: whatever could not be opened before is no reason against a checkpoint any more.
+    pub(super) fn on_begun_anew(&self, volume: &VolumeName) {
+        self.state.lock().failed.remove(volume);
+    }
+
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.arrived.notify_all();

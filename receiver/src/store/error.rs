@@ -219,6 +219,11 @@ impl StoreError {
         self.absent().is_some_and(|absent| absent.lost)
     }
 
+    /// Whether the disk did not read what it was asked for, which it may do the next time: not known to be damaged, nor to be whole.
+    pub(crate) fn is_unread(&self) -> bool {
+        matches!(self, Self::Log(LogError::Io { .. })) && self.absent().is_none()
+    }
+
     fn absent(&self) -> Option<&Absent> {
         match self {
             Self::Log(LogError::Io { source, .. }) => absent(source),

@@ -129,6 +129,21 @@ impl Shared {
     }
 
     fn tree_once(&self, volume: &VolumeName, id: PointId) -> Result<Tree, StoreError> {
+        let mut unread = None;
+        match self.build(volume, id, &mut unread) {
+            // It may be whole: what it was to be built from could not be read this time.
+            Err(error) if error.is_damage() => Err(unread.unwrap_or(error)),
+            built => built,
+        }
+    }
+
+    /// See [`Self::tree_at`]. In `unread` is why a checkpoint was passed over that is not known to be damaged.
+    fn build(
+        &self,
+        volume: &VolumeName,
+        id: PointId,
+        unread: &mut Option<StoreError>,
+    ) -> Result<Tree, StoreError> {
         let moves = self.moves.count();
         let (_, point) = self.point(volume, id)?;
         let mut unusable = BTreeSet::new();
@@ -142,9 +157,15 @@ impl Shared {
                     Err(error) if error.is_damage() && self.moves.since(moves) => {
                         return Err(error);
                     }
-                    Err(error) if error.is_damage() => {
+                    Err(error) if error.is_damage() || error.is_lost() => {
                         tracing::error!(%volume, point = %at, %error, "checkpoint is damaged; replaying from an older one");
                         unusable.insert(at);
+                        continue;
+                    }
+                    Err(error) if error.is_unread() => {
+                        tracing::error!(%volume, point = %at, %error, "checkpoint cannot be read; replaying from an older one");
+                        unusable.insert(at);
+                        unread.get_or_insert(error);
                         continue;
                     }
                     Err(error) => return Err(error),
@@ -251,11 +272,11 @@ impl Shared {
         let mut bytes = BytesMut::new();
         for chunk in body.chunks.chunks(32) {
             let chunk = ChunkId::from_slice(chunk).ok_or_else(|| unreadable(volume, id, "checkpoint"))?;
-            let content =
-                self.read_content(volume.tenant(), chunk).map_err(|error| match error.is_absent() {
-                    true => error,
-                    false => damaged(volume, id, Cause::Chunk(chunk)),
-                })?;
+            let content = self.read_content(volume.tenant(), chunk).map_err(|error| match error {
+                StoreError::NoSuchChunk(_) => damaged(volume, id, Cause::Chunk(chunk)),
+                bad if bad.is_damage() || bad.is_lost() => damaged(volume, id, Cause::Chunk(chunk)),
+                other => other,
+            })?;
             bytes.extend_from_slice(&content);
             apply_delimited(&mut bytes, &mut tree).map_err(|cause| damaged(volume, id, cause))?;
         }

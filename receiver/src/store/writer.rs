@@ -288,6 +288,9 @@ impl Writer {
         let body = self.append_ops(volume, point, ops)?;
         let fact = Fact::Commit { volume: volume.clone(), point: point.clone(), ops_bytes: body.ops_bytes };
         self.append_fact(Kind::Commit, &body, &fact, &known)?;
+        if point.parent.is_none() {
+            self.shared.checkpoints.on_begun_anew(volume);
+        }
         self.group.points.insert((volume.clone(), point.id), point.clone());
         Ok(())
     }

@@ -20,6 +20,8 @@ pub struct Live {
     pub covered_ns: u64,
     /// Sums over the tree of a point.
     pub totals: Option<(PointId, Totals)>,
+    /// A point that could not be opened when it was the newest one, because bytes that it rests on are damaged.
+    pub damaged: Option<PointId>,
     /// What its sidecar sends.
     pub rate: Rate,
 }

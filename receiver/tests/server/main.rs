@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod configuration;
+mod damage;
 mod harness;
 mod latency;
 mod operators;

@@ -5,8 +5,8 @@ use super::{CutError, engine::Engine};
 use crate::watch::Watcher;
 
 /// While one of these holds no point is proven, or there are none at all, or they lack something.
-pub(crate) const UNPROTECTED: [&str; 7] =
-    [WATCH_LIMIT, UNREADABLE, ROOT_EMPTY, ROOT_GONE, GROUP_WAITS, POLLING, MOUNT_WITHIN];
+pub(crate) const UNPROTECTED: [&str; 8] =
+    [WATCH_LIMIT, UNREADABLE, ROOT_EMPTY, ROOT_GONE, GROUP_WAITS, POLLING, MOUNT_WITHIN, NEWEST_DAMAGED];
 
 /// Directories are not watched because the kernel allows no more watches: points are `fuzzy`.
 pub(crate) const WATCH_LIMIT: &str = "watch-limit";
@@ -26,6 +26,8 @@ pub(crate) const ROOT_EMPTY: &str = "root-empty";
 pub(crate) const ROOT_GONE: &str = "root-gone";
 /// Another volume of the group cannot be cut, so this one is not either.
 pub(crate) const GROUP_WAITS: &str = "group-waits";
+/// The receiver's newest point cannot be opened; the volume is sent as a whole, and the next point rests on nothing older.
+pub(crate) const NEWEST_DAMAGED: &str = "newest-damaged";
 /// Exact ranges are wanted, and a permission is missing: costs more, proves the same but for what inotify cannot see.
 pub(crate) const NO_TRACING: &str = "no-tracing";
 

@@ -40,6 +40,8 @@ pub(super) struct Member {
     leave_is_new: bool,
     /// The session said that everything is durable, and is over.
     finished: bool,
+    /// The point that the receiver cannot open, until a newer one is durable.
+    damaged: Option<PointId>,
     /// The root had entries at the last commit.
     root_had_entries: bool,
     heartbeat_at: Instant,
@@ -81,6 +83,7 @@ impl Member {
             leave_waits: false,
             leave_is_new: false,
             finished: false,
+            damaged: None,
             root_had_entries: false,
             heartbeat_at: now,
             root_check_at: now,
@@ -173,7 +176,7 @@ impl Member {
                 }
                 ShipEvent::Leave => (self.leave_waits, self.leave_is_new) = (true, true),
                 ShipEvent::Resend(wanted) => self.engine.resend(&wanted),
-                ShipEvent::Acked { point } => self.durable = self.durable.max(Some(point)),
+                ShipEvent::Acked { point } => self.on_acked(point),
                 ShipEvent::Disconnected { .. } | ShipEvent::WindowOpen => {}
                 ShipEvent::Finished => self.finished = true,
                 ShipEvent::Fenced { epoch } => return Err(Ended::Fenced { volume, epoch }),
@@ -184,23 +187,51 @@ impl Member {
         Ok(())
     }
 
+    fn on_acked(&mut self, point: PointId) {
+        self.durable = self.durable.max(Some(point));
+        if self.damaged.is_some_and(|damaged| point > damaged) {
+            self.damaged = None;
+            self.engine.status.clear_condition(conditions::NEWEST_DAMAGED);
+        }
+    }
+
     fn agree(&mut self, last: Option<PointId>, tree: AgreedTree) -> Result<(), Ended> {
+        let seeding = matches!(tree, AgreedTree::Empty);
         let tree = match tree {
             // A resumed session needs what it was promised: the tree as it is here.
             AgreedTree::Resumed => {
-                self.durable = self.durable.max(last);
+                if let Some(last) = last.filter(|last| self.damaged != Some(*last)) {
+                    self.on_acked(last);
+                }
                 return Ok(());
             }
             AgreedTree::Manifest(tree) => tree,
             AgreedTree::Empty => Tree::new(),
         };
-        let seeding = last.is_none();
         let inodes = tree.totals().inodes;
+        self.damaged = last.filter(|_| seeding);
+        if let Some(damaged) = self.damaged {
+            tracing::warn!(
+                volume = %self.name, %damaged,
+                "the receiver cannot open its newest point any more; the volume is compared as a whole, and what the receiver lacks is sent"
+            );
+            let reason = format!(
+                "the receiver cannot open {damaged}: the volume is sent as a whole; see the receiver's log"
+            );
+            self.engine.status.set_condition(conditions::NEWEST_DAMAGED, reason);
+        } else {
+            self.engine.status.clear_condition(conditions::NEWEST_DAMAGED);
+        }
         tracing::info!(volume = %self.name, ?last, inodes, "agreed on a tree; comparing the volume with it");
         self.engine.status.set_activity(if seeding { Activity::Seeding } else { Activity::Scanning });
-        self.root_had_entries = tree.entries(FileId::ROOT).is_some_and(|root| !root.is_empty());
-        self.engine.status.on_agreed(last);
-        (self.last, self.durable) = (last, last);
+        self.root_had_entries = match tree.entries(FileId::ROOT) {
+            Some(root) => !root.is_empty(),
+            // What the volume had is not known; a root without entries is rather a volume that is not mounted.
+            None => last.is_some(),
+        };
+        self.engine.status.on_agreed(last.filter(|_| !seeding));
+        // Nobody who waits for a durable point is content with one that is damaged.
+        (self.last, self.durable) = (last, last.filter(|_| self.damaged.is_none()));
         self.agreed = true;
         self.began_again = true;
         let started = self.engine.start_from(tree);

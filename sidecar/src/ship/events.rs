@@ -9,7 +9,7 @@ pub enum AgreedTree {
     Resumed,
     /// The receiver's. Everything that was given to the outbox and not acknowledged is forgotten.
     Manifest(Tree),
-    /// The volume has no points. Everything that was given to the outbox is forgotten.
+    /// The volume has no points, or the newest of them cannot be opened any more. Everything that was given to the outbox is forgotten.
     Empty,
 }
 

@@ -130,3 +130,67 @@ fn a_damaged_segment_gets_its_bytes_back_from_the_archive() {
     site.restore(&receiver, &first.id.to_string(), &earlier);
     assert_eq!(fs::read(earlier.join("file")).expect("restored"), old);
 }
+
+#[test]
+fn a_group_goes_on_by_itself_where_the_newest_point_of_one_volume_is_damaged() {
+    let site = Site::new();
+    let (data, wal) = (site.new_dir("volume"), site.new_dir("wal"));
+    let both = ["--tenant", "acme", "--volume", "data", "--volume", "wal"];
+    let identity = site.issue("sidecar", &both, "both.id");
+    let mut receiver = site.receiver();
+    let second = format!("acme/wal={}", wal.display());
+    let plan = site.sidecar(&receiver, &data).identity(&identity).arg("--volume").arg(&second);
+    let mut sidecar = plan.start();
+    sidecar.process.allow("not connected").allow("cannot open its newest point any more");
+    write(&data.join("file"), 1);
+    write(&wal.join("segment"), 2);
+    let whole = sidecar.settle(SOON);
+    fs::write(data.join("hit by a flipped bit"), "in its commit").expect("the volume is writable");
+    sidecar.settle(SOON);
+    write(&data.join("more"), 3);
+    let newest = sidecar.settle(SOON);
+    receiver.process.stop();
+    damage(&place(&site, b"hit by a flipped bit"));
+
+    // Nobody does anything but start the receiver again.
+    receiver = site.receiver();
+    receiver.process.allow("newest-damaged").allow("store is damaged").allow("operator's request failed");
+    write(&wal.join("segment"), 4);
+    let anew = sidecar.settle(SOON);
+    assert!(anew.id > newest.id);
+    let log = receiver.process.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("newest-damaged")).collect();
+    assert!(!told.is_empty() && told.iter().all(|line| line.contains(VOLUME)), "{log}");
+    let same = |at: &str, name: &str| {
+        for (volume, dir) in [(VOLUME, &data), ("acme/wal", &wal)] {
+            let restored = site.path(&format!("{name}-{}", dir.file_name().expect("named").display()));
+            site.restore_volume(&receiver, volume, at, &restored);
+            assert_eq!(differences(dir, &restored, true), Vec::<String>::new(), "{volume} at {at}");
+        }
+    };
+    same(&anew.id.to_string(), "anew");
+    let status = site.operator(&receiver, &["status"]);
+    let volumes = status.as_array().expect("volumes");
+    let conditions = volumes.iter().flat_map(|volume| volume["conditions"].as_array().expect("a list"));
+    assert!(volumes.len() == 2 && conditions.clone().count() == 0, "{status}");
+
+    // What is older is what it was; what was damaged is told.
+    site.restore(&receiver, &whole.id.to_string(), &site.path("whole"));
+    let lost = newest.id.to_string();
+    site.restore_volume(&receiver, "acme/wal", &lost, &site.path("not-hit"));
+    let (at, to) = (lost.as_str(), site.path("hit"));
+    let to = to.to_str().expect("UTF-8");
+    let refused =
+        process::output(&mut site.operator_command(&receiver, &["restore", VOLUME, "--at", at, "--to", to]));
+    assert!(!refused.status.success());
+    let (code, report) = verify(&site, &receiver, &[]);
+    assert_eq!((code, &report["findings"][0]["last"]), (Some(5), &lost.as_str().into()), "{report}");
+
+    // It is an ordinary point to who comes next.
+    sidecar.process.stop();
+    let plan = site.sidecar(&receiver, &data).identity(&identity).arg("--volume").arg(&second);
+    let mut sidecar = plan.start();
+    write(&data.join("more"), 5);
+    let last = sidecar.settle(SOON);
+    same(&last.id.to_string(), "last");
+}

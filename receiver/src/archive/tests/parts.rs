@@ -258,6 +258,31 @@ async fn a_half_fetched_store_is_read_beside_its_archive_and_changes_nothing_in_
     );
 }
 
+/// As where the directory was a mount that somebody took away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_without_an_archive_in_it_has_lost_nothing() {
+    let remote = scratch();
+    let (mounted, away) = (remote.path().join("mounted"), remote.path().join("away"));
+    let url: ArchiveUrl = format!("file://{}", mounted.display()).parse().unwrap();
+    let bucket = Bucket::new(url.open().unwrap());
+    let (first, sources, _) = archived(&bucket, large(), 300).await;
+    let site = Site { dir: scratch(), writer: first.writer.clone(), bucket: bucket.clone() };
+    site.attach().await.unwrap();
+    let store = crate::archive::open(&url, site.path(), large()).unwrap();
+    std::fs::rename(&mounted, &away).unwrap();
+    for there in [false, true] {
+        if there {
+            std::fs::create_dir(&mounted).unwrap();
+        }
+        let ids = sources[0].points.keys();
+        let errors: Vec<_> = ids.filter_map(|id| store.tree_at(&sources[0].volume, *id).err()).collect();
+        assert!(!errors.is_empty() && errors.iter().all(StoreError::is_absent), "{errors:?}");
+    }
+    std::fs::remove_dir(&mounted).unwrap();
+    std::fs::rename(&away, &mounted).unwrap();
+    sources.iter().for_each(|source| source.check_all(&store));
+}
+
 /// Commits and uploads go on while parts are absent, and another receiver takes over from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_while_parts_are_absent_is_archived_and_taken_over() {

@@ -38,7 +38,14 @@ pub(super) struct Sidecar {
 
 impl Receiver {
     pub(super) fn new() -> Self {
-        Self::of(Start { volume: volume(), epoch: Epoch(1), last: None, cut_ns: 0, tree: Tree::new() })
+        Self::of(Start {
+            volume: volume(),
+            epoch: Epoch(1),
+            last: None,
+            cut_ns: 0,
+            tree: Tree::new(),
+            afresh: false,
+        })
     }
 
     pub(super) fn of(start: Start) -> Self {

@@ -186,6 +186,43 @@ fn a_tree_that_somebody_has_makes_a_damaged_volume_whole_again() {
 }
 
 #[test]
+fn a_point_that_begins_anew_rests_on_nothing_older() {
+    let dir = scratch();
+    let (mut a, b, files) = two_volumes(dir.path());
+    let (place, _) = commit_of(&files, &a, point(5));
+    let disk = SimDisk::new(flip(&files, place.segment, u64::from(place.offset) + 60));
+    let store = open(&disk, dir.path()).expect("opens");
+    a.begin_anew();
+    (11..=14).for_each(|_| store.append_and_wait(a.commit_of(3)).expect("written"));
+    let whole = [1, 2, 3, 4, 11, 12, 13, 14];
+    let check = |store: &Store, a: &Source| {
+        whole.into_iter().for_each(|seq| a.check(store, point(seq)));
+        (5..=10).for_each(|seq| {
+            assert!(store.tree_at(&a.volume, point(seq)).expect_err("damaged").is_damage(), "{seq}");
+        });
+    };
+    check(&store, &a);
+    // Of a checkpoint behind it, too.
+    store.checkpoint(&a.volume, point(13)).expect("written");
+    check(&store, &a);
+    drop(store);
+    let empty = scratch();
+    let store = open(&disk, empty.path()).expect("opens");
+    assert!(store.opened().rebuilt);
+    check(&store, &a);
+    // It and all that is damaged go, and who built on it stays.
+    let gone = (3..=12).map(point).collect();
+    store.drop_chosen(&a.volume, &gone).expect("nothing that stays needs what is damaged");
+    let kept: Vec<_> = store.points(&a.volume, None).expect("points").iter().map(|kept| kept.id).collect();
+    assert_eq!(kept, [1, 2, 13, 14].map(point));
+    kept.iter().for_each(|id| a.check(&store, *id));
+    drop(store);
+    let store = open(&disk, scratch().path()).expect("opens");
+    kept.iter().for_each(|id| a.check(&store, *id));
+    b.check_all(&store);
+}
+
+#[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let dir = scratch();
     let disk = SimDisk::new(BTreeMap::new());
@@ -208,6 +245,33 @@ fn a_damaged_checkpoint_is_passed_over() {
     let damaged = flip(&files, places[1].segment, u64::from(places[1].offset) + 50);
     let store = open(&SimDisk::new(damaged), dir.path()).expect("opens");
     source.check(&store, point(6));
+}
+
+#[test]
+fn what_the_disk_does_not_read_now_is_not_damaged_for_good() {
+    let (disk, dir) = (SimDisk::new(BTreeMap::new()), scratch());
+    let store = open(&disk, dir.path()).expect("a new store");
+    let mut source = Source::new(volume("t/a"), 3);
+    (0..10).for_each(|_| store.append_and_wait(source.commit()).expect("written"));
+    // Of the sixth nothing is left but its checkpoint, and all after it build on that.
+    store.drop_chosen(&source.volume, &(1..=5).map(point).collect()).expect("dropped");
+    let log = store.log_id().expect("readable").expect("a log");
+    let (mut chunk, mut snapshot) = (None, None);
+    scan(&disk, log, None, 0, &mut |found| match found.kind {
+        kind if kind == Kind::Chunk as u8 && snapshot.is_none() => chunk = Some(found.place),
+        kind if kind == Kind::Checkpoint as u8 => snapshot = Some(found.place),
+        _ => {}
+    })
+    .expect("the log reads");
+    for place in [chunk, snapshot].map(|place| place.expect("a record")) {
+        disk.unread(Some((place.segment, u64::from(place.offset) + 40)));
+        for seq in 6..=10 {
+            let error = store.tree_at(&source.volume, point(seq)).expect_err("not read");
+            assert!(error.is_unread() && !error.is_damage() && !error.is_lost(), "{seq}: {error}");
+        }
+        disk.unread(None);
+        (6..=10).for_each(|seq| source.check(&store, point(seq)));
+    }
 }
 
 #[test]

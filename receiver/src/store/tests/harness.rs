@@ -53,6 +53,8 @@ pub(crate) struct Source {
     pub(crate) points: BTreeMap<PointId, Tree>,
     last: Option<PointId>,
     epoch: Epoch,
+    /// The next commit builds on nothing.
+    anew: bool,
     /// Numbers that the next commit leaves out.
     left_out: u64,
     /// When the next points are received; their number if 0.
@@ -72,6 +74,7 @@ impl Source {
             points: BTreeMap::new(),
             last: None,
             epoch: Epoch::FIRST,
+            anew: false,
             left_out: 0,
             now_ns: 0,
             small: false,
@@ -94,6 +97,12 @@ impl Source {
 
     pub(super) fn set_epoch(&mut self, epoch: Epoch) {
         self.epoch = epoch;
+    }
+
+    /// The next commit builds on nothing, as where the newest point cannot be opened.
+    pub(super) fn begin_anew(&mut self) {
+        self.tree = Tree::new();
+        self.anew = true;
     }
 
     /// Forgets all but the first points.
@@ -123,7 +132,7 @@ impl Source {
     pub(super) fn commit_of(&mut self, writes: usize) -> Batch {
         let mut batch = Batch::new();
         let mut ops = Vec::new();
-        if self.last.is_none() {
+        if self.last.is_none() || self.anew {
             ops.push(Op::Create { id: FileId::ROOT, kind: Kind::Directory, meta: Meta::default() });
         }
         let mut next = self.tree.next_id().max(FileId(2));
@@ -169,7 +178,8 @@ impl Source {
             digest: self.tree.digest(),
         };
         let received_ns = if self.now_ns == 0 { id.seq.0 } else { self.now_ns };
-        let point = Point { id, parent: self.last, cut, received_ns, tags: self.tags.clone() };
+        let parent = self.last.filter(|_| !std::mem::take(&mut self.anew));
+        let point = Point { id, parent, cut, received_ns, tags: self.tags.clone() };
         batch.push(Record::Commit(Commit { volume: self.volume.clone(), point, ops: encode_model_ops(ops) }));
         self.last = Some(id);
         self.left_out = 0;

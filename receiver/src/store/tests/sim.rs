@@ -58,6 +58,8 @@ struct Sim {
     note: AtomicU64,
     /// Bytes of the whole disk.
     size: AtomicU64,
+    /// A byte that cannot be read: its segment and offset.
+    unread: Mutex<Option<(u32, u64)>>,
 }
 
 /// The disk just before a sync.
@@ -141,7 +143,13 @@ impl SimDisk {
             moments: Mutex::new(None),
             note: AtomicU64::new(0),
             size: AtomicU64::new(u64::MAX),
+            unread: Mutex::new(None),
         }))
+    }
+
+    /// Whatever has this byte of a segment in it cannot be read any more; with none, everything can.
+    pub(super) fn unread(&self, byte: Option<(u32, u64)>) {
+        *self.0.unread.lock() = byte;
     }
 
     /// From now on remembers the moment before each sync.
@@ -368,6 +376,11 @@ impl SegmentFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let range = offset..offset + buffer.len() as u64;
+        if self.disk.0.unread.lock().is_some_and(|(number, at)| number == self.segment && range.contains(&at))
+        {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.with(|file| {
             let offset = offset as usize;
             let bytes = file.live.get(offset..offset + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tidelock_proto::{
-    ChunkId, Epoch, PointId, Tree, TreeDigest,
+    ChunkId, Epoch, FileId, PointId, Tree, TreeDigest,
     limits::{CHUNK_MAX_BYTES, RESEND_MAX},
     wire::{
         self, PROTOCOL_VERSION, decode_ops, digest_from_wire,
@@ -170,12 +170,16 @@ impl Session {
         if !part.last {
             return Ok(());
         }
-        tree.seal()?;
+        // No tree, not even its root: the receiver's newest point is damaged, and the volume is sent as a whole.
+        let empty = tree.get(FileId::ROOT).is_none() && tree.totals().inodes == 0;
+        if !empty {
+            tree.seal()?;
+        }
         let (last, tree) = (*last, std::mem::take(tree));
         if tree.digest() != last.1 {
             return Err(SessionError::Digest);
         }
-        self.agree(Some(last), AgreedTree::Manifest(*tree));
+        self.agree(Some(last), if empty { AgreedTree::Empty } else { AgreedTree::Manifest(*tree) });
         Ok(())
     }
 

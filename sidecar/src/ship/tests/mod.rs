@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use prost::Message;
 use tidelock_proto::{
-    Epoch, PointId, Seq,
+    Epoch, PointId, Seq, Tree,
     wire::{
         PROTOCOL_VERSION,
         messages::{
@@ -152,6 +152,32 @@ fn another_process_starts_from_the_manifest() {
     pair.commit();
     pair.settle();
     assert_eq!(pair.receiver.history.len(), 2);
+}
+
+#[test]
+fn a_receiver_whose_newest_point_is_damaged_is_given_the_whole_tree_under_the_next_number() {
+    for restarted in [false, true] {
+        let mut pair = Pair::agreed();
+        pair.commit();
+        pair.settle();
+        let last = pair.receiver.last.expect("a point");
+        pair.disconnect(true);
+        pair.receiver.tree = Tree::new();
+        if restarted {
+            let receiver = std::mem::take(&mut pair.receiver);
+            pair = Pair { receiver, ..Pair::new() };
+        }
+        pair.cutter.events.clear();
+        pair.connect();
+        pair.settle();
+        assert_eq!(pair.cutter.events.last().copied(), Some("empty"), "restarted: {restarted}");
+        pair.cutter.pages = 1000;
+        pair.commit();
+        pair.settle();
+        let next = PointId::new(last.epoch, last.seq.next());
+        assert_eq!(pair.receiver.last, Some(next));
+        assert_eq!(Some(&pair.receiver.tree), pair.cutter.tree.as_ref());
+    }
 }
 
 #[test]
