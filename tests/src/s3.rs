@@ -11,6 +11,7 @@ use std::{
 use crate::{
     http,
     process::Process,
+    procfs,
     wait::{self, SOON},
 };
 
@@ -77,6 +78,12 @@ impl S3 {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// It takes connections and answers nothing, until it goes on.
+    pub fn hang(&self, hangs: bool) {
+        let signal = if hangs { libc::SIGSTOP } else { libc::SIGCONT };
+        procfs::signal(self.process.as_ref().expect("it runs").pid(), signal);
     }
 
     /// What a client needs in its environment.

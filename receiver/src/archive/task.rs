@@ -293,9 +293,27 @@ impl Keeping {
 
     async fn beat(&self, count: u64, released: bool) {
         let ttl_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
-        match lease::renew(&self.bucket, &self.writer.holder, &Beat { count, ttl_ms, released }).await {
+        let beat = Beat { count, ttl_ms, released };
+        let renewal = lease::renew(&self.bucket, &self.writer.holder, &beat);
+        tokio::pin!(renewal);
+        let renewed = match timeout(self.patience(), &mut renewal).await {
+            Ok(renewed) => renewed,
+            Err(_) => {
+                if self.state.on_trouble(Part::Lease, Trouble::Unreachable) {
+                    warn!("archive does not answer; it catches up later");
+                }
+                // Not given up: the one that hangs may hold a thread, and the next would hold another.
+                renewal.await
+            }
+        };
+        match renewed {
             Ok(()) => _ = self.state.on_fine(Part::Lease),
             Err(error) => self.fail(Part::Lease, &error),
         }
+    }
+
+    /// How long the smallest request may take before the object store counts as away. Uploads are no measure: they take what the line gives.
+    fn patience(&self) -> Duration {
+        self.lease.clamp(limits::ARCHIVE_CONNECT_TIMEOUT, limits::ARCHIVE_LEASE)
     }
 }

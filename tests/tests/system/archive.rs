@@ -133,6 +133,7 @@ fn local_acknowledgements_do_not_need_the_archive() {
     let volume = site.new_dir("volume");
     let mut receiver = start(&site, "local");
     receiver.process.allow("archive cannot be written").allow("archive cannot be reached");
+    receiver.process.allow("archive does not answer");
     let mut sidecar = site.sidecar(&receiver, &volume).start();
     sidecar.process.allow("not connected").allow("lost");
     sidecar.settle(SOON);
@@ -146,6 +147,14 @@ fn local_acknowledgements_do_not_need_the_archive() {
     assert_eq!(refused.status.code(), Some(64));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("in use by receiver"), "{said}");
+
+    // It hangs, and then it is gone.
+    server.hang(true);
+    write(&volume, 3, 100_000);
+    sidecar.settle(SOON);
+    wait::until_true("status says so", SOON, || conditions(&site, &receiver).contains("archive-unreachable"));
+    server.hang(false);
+    wait::until_true("it answers again", SOON, || metric(&receiver, "tidelock_archive_unreachable") == 0.0);
 
     server.kill();
     write(&volume, 1, 100_000);
