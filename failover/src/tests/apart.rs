@@ -98,6 +98,26 @@ fn a_store_before_its_first_header_is_one_by_its_lock_and_index() {
 }
 
 #[test]
+fn an_archive_in_a_directory_is_no_target() {
+    let world = World::new();
+    let (archive, target) = (world.dir.path().join("kept/bucket"), world.target());
+    let access = world.access();
+    for (dir, entry) in [(&archive, &b"TIDEARC\n and what follows"[..]), (&target, b"the seventh block")] {
+        fs::create_dir_all(dir.join("chain")).unwrap();
+        fs::write(dir.join("chain/00000000000000000007"), entry).unwrap();
+    }
+    for (target, said) in
+        [(archive.clone(), "is the archive"), (archive.join("data"), "inside"), (archive.join(".."), "holds")]
+    {
+        let told = refuse(restore_over(&world, &access, &target), &target);
+        assert!(told.contains(said), "{told}");
+    }
+    assert!(archive.join("chain/00000000000000000007").exists());
+    // By its names alone it is the application's.
+    restore_over(&world, &access, &target).unwrap();
+}
+
+#[test]
 fn a_directory_of_images_is_no_target() {
     let world = World::new();
     let images = world.dir.path().join("kept/images");

@@ -16,7 +16,8 @@ use crate::log::Mark;
 
 /// The version of the format.
 pub(super) const VERSION: u32 = 1;
-const MAGIC: &[u8; 8] = b"TIDEARC\n";
+/// What an entry begins with.
+pub(super) const MAGIC: &[u8; 8] = b"TIDEARC\n";
 const BODY_AT: usize = 48;
 
 /// What a receiver adds to the chain.

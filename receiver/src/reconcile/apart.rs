@@ -1,4 +1,4 @@
-//! What is never a target: the store of a receiver, its directory of hot images, what lies inside one, and what holds one.
+//! What is never a target: the store of a receiver, its archive in a directory, its directory of hot images, what lies inside one, and what holds one.
 //!
 //! A mistyped `--to` beside `--overwrite` would delete every copy there is, under a receiver that runs. So whoever names a target is held to it
 //! before anything is made or removed: upwards in all cases, downwards where content may be deleted.
@@ -11,7 +11,7 @@
 use std::{collections::VecDeque, ffi::OsStr, fmt, fs, path::Path};
 
 use super::error::ReconcileError;
-use crate::{limits, store::is_store};
+use crate::{archive::is_archive, limits, store::is_store};
 
 /// The file by which a directory of hot images is known.
 pub(crate) const IMAGES: &str = ".tidelock-images";
@@ -23,6 +23,8 @@ pub enum Keeps {
     Store,
     /// Its hot images.
     Images,
+    /// The archive of its store.
+    Archive,
 }
 
 impl fmt::Display for Keeps {
@@ -30,6 +32,7 @@ impl fmt::Display for Keeps {
         f.write_str(match self {
             Self::Store => "the store of a receiver",
             Self::Images => "the directory of a receiver's hot images",
+            Self::Archive => "the archive of a receiver",
         })
     }
 }
@@ -38,6 +41,7 @@ fn keeps(dir: &Path) -> Option<Keeps> {
     match () {
         () if dir.join(IMAGES).is_file() => Some(Keeps::Images),
         () if is_store(dir) => Some(Keeps::Store),
+        () if is_archive(dir) => Some(Keeps::Archive),
         () => None,
     }
 }
@@ -76,7 +80,7 @@ pub(super) fn check_within(directory: &Path) -> Result<(), ReconcileError> {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let name = entry.file_name();
-            suspect |= name == OsStr::new(IMAGES) || name == OsStr::new("log");
+            suspect |= [IMAGES, "log", "chain"].iter().any(|suspicious| name == OsStr::new(suspicious));
             if is_dir {
                 below.push(entry.path());
             }

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tidelock_proto::{Epoch, PointId};
 
 use super::{
-    super::{manifest::Outlined, url::ArchiveUrl},
+    super::{is_archive, manifest::Outlined, url::ArchiveUrl},
     *,
 };
 use crate::{
@@ -269,6 +269,7 @@ async fn a_directory_without_an_archive_in_it_has_lost_nothing() {
     let site = Site { dir: scratch(), writer: first.writer.clone(), bucket: bucket.clone() };
     site.attach().await.unwrap();
     let store = crate::archive::open(&url, site.path(), large()).unwrap();
+    assert!(is_archive(&mounted) && !is_archive(site.path()));
     std::fs::rename(&mounted, &away).unwrap();
     for there in [false, true] {
         if there {
