@@ -20,7 +20,7 @@ pub enum ArchiveError {
         reason: String,
     },
     /// The object store did not do what it was asked: it may do so later.
-    #[error("cannot {what} {name:?}: {}", brief(source))]
+    #[error("cannot {what} {name:?}: {}{}", brief(source), advice(source))]
     Request {
         /// What was being done.
         what: &'static str,
@@ -126,6 +126,27 @@ impl ArchiveError {
     }
 }
 
+/// What to do about it, where what the object store says does not tell.
+fn advice(error: &object_store::Error) -> &'static str {
+    let text = error.to_string();
+    // Where credentials are asked for on a machine of a cloud, when the environment has none.
+    let asked_machine = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
+    match error {
+        _ if asked_machine.iter().any(|address| text.contains(address)) => {
+            "; no credentials were given: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT or \
+             AZURE_STORAGE_ACCOUNT_KEY for the receiver, or give its machine or pod an identity"
+        }
+        // An object that is not there is no error.
+        object_store::Error::NotFound { .. } => {
+            "; is the bucket there? It has to be made before, by its owner"
+        }
+        object_store::Error::Unauthenticated { .. } | object_store::Error::PermissionDenied { .. } => {
+            "; the credentials need to list, read, write and delete objects at the archive's prefix"
+        }
+        _ => "",
+    }
+}
+
 /// One line of what an object store says; some answer with pages.
 fn brief(error: &object_store::Error) -> String {
     let text = error.to_string();
@@ -133,5 +154,30 @@ fn brief(error: &object_store::Error) -> String {
     match line.char_indices().nth(limits::ARCHIVE_REASON_CHARS) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::Error;
+
+    use super::*;
+
+    #[test]
+    fn what_to_do_is_said_where_the_object_store_does_not_tell() {
+        let source = || io::Error::other("PUT http://169.254.169.254/latest/api/token: no route").into();
+        for (error, said) in [
+            (Error::Generic { store: "S3", source: source() }, "set AWS_ACCESS_KEY_ID"),
+            (
+                Error::NotFound { path: "chain".to_owned(), source: "NoSuchBucket".into() },
+                "is the bucket there?",
+            ),
+            (Error::PermissionDenied { path: "chain".to_owned(), source: "403".into() }, "need to list"),
+        ] {
+            let told = ArchiveError::request("list", "chain")(error).to_string();
+            assert!(told.starts_with("cannot list \"chain\": ") && told.contains(said), "{told}");
+        }
+        let away = Error::Generic { store: "S3", source: "connection refused".into() };
+        assert_eq!(advice(&away), "");
     }
 }
