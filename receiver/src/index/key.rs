@@ -8,6 +8,7 @@
 //! retired     'r'                    one entry: the segments that may be gone
 //! encrypted   'e' tenant             a tenant with encrypted records: which key they need
 //! behind      'b' tenant             some of its records were not taken in, because its key was missing
+//! stale       's'                    the index lacks something that the log has: it is made anew when the store is opened
 //! chunk       tenant 0 id            in a table of its own: random keys, point reads
 //! ```
 //! Numbers are big-endian here, so that the order of the bytes is that of the points. Volume names have no zero byte.
@@ -26,6 +27,8 @@ pub(crate) const RETIRED: u8 = b'r';
 pub(crate) const ENCRYPTED: u8 = b'e';
 /// The space of tenants whose records are not all in the index.
 pub(crate) const BEHIND: u8 = b'b';
+/// What is here only in an index that is to be made anew.
+pub(crate) const STALE: u8 = b's';
 /// The space of volumes.
 pub(crate) const VOLUME: u8 = b'v';
 

@@ -182,6 +182,18 @@ impl Index {
         Ok(self.cover.inward(table, (key, value))?.map(|(_, value)| value))
     }
 
+    /// From now on it is to be made anew, by whoever opens it next.
+    pub(crate) fn set_stale(&self) -> Result<(), KvError> {
+        let (key, value) = (vec![key::STALE], Some(Vec::new()));
+        self.kv.write(std::iter::once((Table::Catalogue, &key, &value)))?;
+        self.kv.persist()
+    }
+
+    /// Whether it is to be made anew.
+    pub(crate) fn is_stale(&self) -> Result<bool, KvError> {
+        Ok(self.kv.get(Table::Catalogue, &[key::STALE])?.is_some())
+    }
+
     /// What it knows of encrypted tenants, without their keys.
     pub(crate) fn encrypted(&self) -> Result<Encrypted, KvError> {
         let tenant = |key: &[u8]| String::from_utf8_lossy(&key[1..]).into_owned();

@@ -22,7 +22,7 @@ use super::{OperatorError, Replies};
 use crate::{
     limits,
     server::{Context, blocking},
-    verify::{Broken, Event, Mending, Summary, examine},
+    verify::{Broken, Event, Fault, Mending, Summary, examine},
 };
 
 pub(super) async fn answer(
@@ -44,8 +44,9 @@ pub(super) async fn answer(
         let (resent_chunks, restored_bytes) = verification.repair(broken).await?;
         info!(findings, resent_chunks, restored_bytes, "repair ended");
         told = verification.run(replies, true).await?;
-        if let Some((summary, _)) = &mut told {
+        if let Some((summary, broken)) = &mut told {
             *summary = Summary { resent_chunks, restored_bytes, ..*summary };
+            verification.renew_index(broken).await?;
         }
     }
     let Some((summary, _)) = told else { return Ok(()) };
@@ -138,6 +139,16 @@ impl Verification<'_> {
             blocking(move || mending.close_scars(&store)).await?;
         }
         Ok((resent, restored))
+    }
+
+    /// An index that was made from a damaged log does not know what the log has got back. Nobody can be kept waiting for another one; the next start makes it.
+    async fn renew_index(&self, left: &Broken) -> Result<(), OperatorError> {
+        if left.faults.iter().any(|fault| matches!(fault, Fault::Index { .. })) {
+            let store = self.context.store.clone();
+            blocking(move || store.forget_index()).await?;
+            warn!("the index lacks what the log has; the next start of the receiver makes it anew");
+        }
+        Ok(())
     }
 
     /// Those of the chunks that cannot be read.

@@ -71,6 +71,11 @@ impl Store {
         store_id(self.shared().log.disk())
     }
 
+    /// The index lacks what the log has by now: it is made anew when the store is opened the next time.
+    pub(crate) fn forget_index(&self) -> Result<(), StoreError> {
+        Ok(self.shared().index.set_stale()?)
+    }
+
     /// The number of the newest record that is durable; 0 if there is none.
     pub(crate) fn durable_number(&self) -> u64 {
         self.durable_mark().map_or(0, |mark| mark.number)

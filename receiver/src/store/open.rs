@@ -179,8 +179,14 @@ pub(super) fn open_on(
         index = Index::create(&index_dir, store, cache_bytes, &vault)?;
         mark = None;
     }
+    let stale = index.is_stale().unwrap_or(false);
+    if stale {
+        tracing::info!("the index lacks what a repair has given the log; rebuilding it");
+    }
     if behind {
         tracing::info!("a key that was missing is here; rebuilding the index from the log");
+    }
+    if behind || stale {
         drop(index);
         index = Index::create(&index_dir, store, cache_bytes, &vault)?;
         mark = None;

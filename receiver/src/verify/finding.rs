@@ -45,7 +45,7 @@ pub enum Fault {
     },
     /// The index says other things than the log.
     #[error(
-        "the index is wrong about {count} records, the one in {example} among them; `tidelock store rebuild` makes it anew"
+        "the index is wrong about {count} records, the one in {example} among them; after `tidelock verify --repair` the next start of the receiver makes it anew, or `tidelock store rebuild` does"
     )]
     Index {
         /// How many.

@@ -314,6 +314,35 @@ mod tests {
     }
 
     #[test]
+    fn an_index_made_from_a_damaged_log_is_made_anew_once_that_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, source, ..) = store(dir.path(), &[]);
+        drop(first);
+        let path = segment(dir.path(), 1);
+        let right = fs::read(&path).unwrap();
+        let mut bad = right.clone();
+        bad[5000..20_000].fill(0);
+        fs::write(&path, bad).unwrap();
+        fs::remove_dir_all(dir.path().join("index")).unwrap();
+        let open = || Store::open(dir.path(), options(&[])).unwrap();
+        let points = |store: &Store| store.points(&source.volume, None).unwrap().len();
+        let damaged = open();
+        assert!(points(&damaged) < source.points.len());
+        assert!(damaged.mend(1, right).unwrap() > 0);
+        let (_, left) = broken(&damaged);
+        assert!(left.faults.iter().all(|fault| matches!(fault, Fault::Index { .. })), "{left:?}");
+        assert!(!left.faults.is_empty() && points(&damaged) < source.points.len());
+        damaged.forget_index().unwrap();
+        drop(damaged);
+        let whole = open();
+        assert!(whole.opened().rebuilt);
+        assert_eq!(broken(&whole).0, 0);
+        source.check_all(&whole);
+        drop(whole);
+        assert!(!open().opened().rebuilt, "once");
+    }
+
+    #[test]
     fn what_is_damaged_in_the_copy_harms_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (store, source, first, id) = store(dir.path(), &[]);
