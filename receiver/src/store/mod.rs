@@ -121,6 +121,8 @@ pub struct Opened {
     pub damage: Vec<Damage>,
     /// How many places are.
     pub damaged: u64,
+    /// Volumes that ended at this point by the index, and have not come so far in the log.
+    pub lost: Vec<(VolumeName, PointId)>,
 }
 
 /// A store that is open. Cheap to clone; the last clone that goes closes it, after everything appended is durable.

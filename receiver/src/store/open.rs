@@ -173,8 +173,10 @@ pub(super) fn open_on(
         }
         Err(error) => return Err(error),
     };
+    let mut promised = None;
     if let Some(found) = mark.filter(|mark| !reaches(&*disk, *mark)) {
         tracing::error!(segment = found.segment, "log ends before the index does");
+        promised = Catalogue::load(index.range(&[key::VOLUME], &[key::VOLUME + 1], false, usize::MAX)?);
         drop(index);
         index = Index::create(&index_dir, store, cache_bytes, &vault)?;
         mark = None;
@@ -221,7 +223,21 @@ pub(super) fn open_on(
         tracing::error!(%damage, "log is damaged");
     }
     let volumes = replay.volumes;
-    for tenant in vault.locked() {
+    let locked = vault.locked();
+    let promised = promised.iter().flat_map(Catalogue::iter);
+    // Whose key is not here was not looked for.
+    for (volume, had) in promised.filter(|(volume, _)| !locked.iter().any(|one| one == volume.tenant())) {
+        let left = volumes.entry(volume).map(|info| info.last.id);
+        if left < Some(had.last.id) {
+            opened.lost.push((volume.clone(), had.last.id));
+            let left = left.map(|id| id.to_string()).unwrap_or_default();
+            tracing::error!(
+                %volume, last = %had.last.id, left,
+                "points that were acknowledged are lost with the end of the log; what they had comes again from the sidecar, if it lives"
+            );
+        }
+    }
+    for tenant in locked {
         tracing::error!(
             tenant,
             "tenant is encrypted and its key was not given; its volumes are neither offered nor taken"

@@ -40,6 +40,8 @@ pub(super) struct Member {
     leave_is_new: bool,
     /// The session said that everything is durable, and is over.
     finished: bool,
+    /// The newest point that was ever acknowledged.
+    acked: Option<PointId>,
     /// The point that the receiver cannot open, until a newer one is durable.
     damaged: Option<PointId>,
     /// The root had entries at the last commit.
@@ -83,6 +85,7 @@ impl Member {
             leave_waits: false,
             leave_is_new: false,
             finished: false,
+            acked: None,
             damaged: None,
             root_had_entries: false,
             heartbeat_at: now,
@@ -159,9 +162,10 @@ impl Member {
         }
     }
 
-    /// The number of the newest commit in this epoch.
+    /// The number of the newest commit in this epoch, or of one that the receiver acknowledged and has lost: no number means two points.
     pub(super) fn last_seq(&self, epoch: Epoch) -> Seq {
-        self.last.filter(|last| last.epoch == epoch).map_or(Seq(0), |last| last.seq)
+        let newest = self.last.max(self.acked);
+        newest.filter(|newest| newest.epoch == epoch).map_or(Seq(0), |newest| newest.seq)
     }
 
     /// Takes what the session has to say.
@@ -189,6 +193,7 @@ impl Member {
 
     fn on_acked(&mut self, point: PointId) {
         self.durable = self.durable.max(Some(point));
+        self.acked = self.acked.max(Some(point));
         if self.damaged.is_some_and(|damaged| point > damaged) {
             self.damaged = None;
             self.engine.status.clear_condition(conditions::NEWEST_DAMAGED);
@@ -209,6 +214,12 @@ impl Member {
             AgreedTree::Empty => Tree::new(),
         };
         let inodes = tree.totals().inodes;
+        if let Some(acknowledged) = self.acked.filter(|acked| Some(*acked) > last) {
+            tracing::warn!(
+                volume = %self.name, %acknowledged, left = ?last,
+                "the receiver has lost points that it had acknowledged; it gets their changes again, under new numbers"
+            );
+        }
         self.damaged = last.filter(|_| seeding);
         if let Some(damaged) = self.damaged {
             tracing::warn!(

@@ -4,6 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -129,6 +130,35 @@ fn a_damaged_segment_gets_its_bytes_back_from_the_archive() {
     let earlier = site.path("earlier");
     site.restore(&receiver, &first.id.to_string(), &earlier);
     assert_eq!(fs::read(earlier.join("file")).expect("restored"), old);
+}
+
+/// Somebody goes back to a copy of the receiver's disk, or its end was lost.
+#[test]
+fn numbers_of_points_that_the_receiver_lost_are_not_given_to_others() {
+    let site = Site::new();
+    let volume = site.new_dir("volume");
+    let mut receiver = site.receiver();
+    let mut sidecar = site.sidecar(&receiver, &volume).start();
+    sidecar.process.allow("not connected").allow("the receiver has lost points");
+    write(&volume.join("file"), 1);
+    let kept = sidecar.settle(SOON);
+    receiver.process.stop();
+    let copy = site.path("copy");
+    process::run(Command::new("cp").arg("-a").arg(site.store()).arg(&copy));
+    receiver = site.receiver();
+    write(&volume.join("file"), 2);
+    let lost = sidecar.settle(SOON);
+    assert!(lost.id > kept.id);
+    receiver.process.stop();
+    fs::remove_dir_all(site.store()).expect("ours");
+    fs::rename(&copy, site.store()).expect("ours");
+    receiver = site.receiver();
+    write(&volume.join("file"), 3);
+    let again = sidecar.settle(SOON);
+    assert!(again.id > lost.id, "{again:?} after {lost:?}");
+    let restored = site.path("restored");
+    site.restore(&receiver, &again.id.to_string(), &restored);
+    assert_eq!(differences(&volume, &restored, true), Vec::<String>::new());
 }
 
 #[test]

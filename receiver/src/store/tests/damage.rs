@@ -248,6 +248,21 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
+fn what_was_lost_with_the_end_of_the_log_is_named() {
+    let dir = scratch();
+    let (a, b, mut files) = two_volumes(dir.path());
+    let (place, _) = commit_of(&files, &a, point(6));
+    files.get_mut(&place.segment).expect("there").truncate(place.offset as usize);
+    files.retain(|segment, _| *segment <= place.segment);
+    let store = open(&SimDisk::new(files), dir.path()).expect("opens");
+    let mut lost = store.opened().lost.clone();
+    lost.sort();
+    assert_eq!(lost, [(a.volume.clone(), point(10)), (b.volume.clone(), point(10))]);
+    (1..=5).for_each(|seq| a.check(&store, point(seq)));
+    (1..=5).for_each(|seq| b.check(&store, point(seq)));
+}
+
+#[test]
 fn what_the_disk_does_not_read_now_is_not_damaged_for_good() {
     let (disk, dir) = (SimDisk::new(BTreeMap::new()), scratch());
     let store = open(&disk, dir.path()).expect("a new store");
