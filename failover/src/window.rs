@@ -197,7 +197,7 @@ pub fn unpromote(
     };
     let back = epoch.next();
     let announced = said(base).any(|said| said == Said::Announced { epoch, back });
-    let resumed = announced && known.epoch == back && goes_on_from(&known, &points, base.id, epoch);
+    let mut resumed = announced && known.epoch == back && goes_on_from(&known, &points, base.id, epoch);
     if !resumed {
         if known.epoch != epoch {
             return Err(FailoverError::EpochMoved { volume: volume.clone(), expected: epoch });
@@ -208,7 +208,18 @@ pub fn unpromote(
         }
         access.tag(volume, base.id, &Said::Announced { epoch, back }.text())?;
         events(Event::Step(Step::Fence));
-        access.raise_epoch(volume, epoch, Some(base.id))?;
+        match access.raise_epoch(volume, epoch, Some(base.id)) {
+            // Another run of this command was faster, and both have announced the same.
+            Err(moved @ FailoverError::EpochMoved { .. }) => {
+                let known = access.volume(volume)?;
+                resumed = known.epoch == back
+                    && goes_on_from(&known, &access.points(volume, None)?, base.id, epoch);
+                if !resumed {
+                    return Err(moved);
+                }
+            }
+            raised => drop(raised?),
+        }
     }
     events(Event::Step(Step::Complete));
     // Nobody can add to it any more.

@@ -160,3 +160,21 @@ fn a_promotion_after_one_was_taken_back_fences_the_old_primary() {
     // It is completed by the same command, and can be taken back itself.
     assert_eq!(back(&world).unwrap().epoch, 5);
 }
+
+/// Two that take the same promotion back both hear that it is, and nothing is left held.
+#[test]
+fn who_takes_back_what_another_has_just_taken_back_hears_how_it_ended() {
+    let world = promoted("latest");
+    let access = world.access();
+    let events = |event| {
+        // The first has announced it, and is about to raise the epoch.
+        if event == Event::Step(Step::Fence) {
+            unpromote(&access, &world.volume(), SystemTime::now(), &|_| {}).unwrap();
+        }
+    };
+    let done = unpromote(&access, &world.volume(), SystemTime::now(), &events).unwrap();
+    assert_eq!((done.taken_back, done.epoch, done.resumed), (2, 3, true));
+    drop(access);
+    assert_eq!(tags(&world, "1.3"), ["epoch 2 was taken back as epoch 3"]);
+    assert_eq!(world.epoch(), 3);
+}
