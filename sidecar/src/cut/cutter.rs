@@ -110,8 +110,9 @@ impl Cutter {
         desk: Arc<Desk>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let members: Vec<Member> =
+        let mut members: Vec<Member> =
             volumes.into_iter().map(|(name, engine)| Member::new(name, engine)).collect();
+        members.iter_mut().for_each(|member| member.leaves = departure.is_able());
         let group = match members.len() {
             1 => Vec::new(),
             _ => members.iter().map(|member| member.name.clone()).collect(),

@@ -74,6 +74,11 @@ impl Departure {
         Self { stopper, held: None }
     }
 
+    /// Whether there is somebody to stop the application.
+    pub(super) fn is_able(&self) -> bool {
+        self.stopper.is_some()
+    }
+
     /// Stops everybody who does not stand still already. Returns whether that begins now.
     pub(super) fn hold(&mut self) -> Result<bool, LeaveError> {
         let stopper = self.stopper.as_mut().ok_or(LeaveError::Unable)?;

@@ -47,6 +47,8 @@ pub(super) struct Member {
     /// The root had entries at the last commit.
     root_had_entries: bool,
     heartbeat_at: Instant,
+    /// The application may be stopped for a planned move.
+    pub(super) leaves: bool,
     root_check_at: Instant,
     retry_at: Instant,
 }
@@ -89,6 +91,7 @@ impl Member {
             damaged: None,
             root_had_entries: false,
             heartbeat_at: now,
+            leaves: false,
             root_check_at: now,
             retry_at: now,
         }
@@ -425,6 +428,7 @@ impl Member {
             state: engine.status.state().as_str().to_owned(),
             conditions: engine.status.conditions(),
             tracker: engine.watcher.tracker().as_str().to_owned(),
+            leaves: Some(self.leaves),
         });
     }
 

@@ -134,6 +134,9 @@ pub struct Heartbeat {
     /// The tracker in use.
     #[prost(string, tag = "6")]
     pub tracker: String,
+    /// Whether it may stop its application for a planned move; older sidecars do not tell.
+    #[prost(bool, optional, tag = "7")]
+    pub leaves: Option<bool>,
 }
 
 /// The application stands still, and a point holds everything that it wrote; or why not.
