@@ -1,6 +1,10 @@
 //! Why an operator's request failed, and which of the failures are refusals.
 
-use std::{io, path::PathBuf};
+use std::{
+    error::Error,
+    io::{self, ErrorKind},
+    path::PathBuf,
+};
 
 use thiserror::Error;
 use tidelock_proto::{
@@ -232,8 +236,7 @@ pub enum FailoverError {
     },
     /// The copy could not be written; the epoch has not risen.
     #[error(
-        "point {point} could not be written, so nobody was fenced; run this again, or choose an earlier point with --at \
-         (`tidelock verify` says which are whole)"
+        "point {point} could not be written, so nobody was fenced; {}", advice(.source)
     )]
     BeforeFence {
         /// What was being written.
@@ -244,8 +247,7 @@ pub enum FailoverError {
     },
     /// The epoch was raised, and the copy could not be written.
     #[error(
-        "the old primary is fenced since epoch {epoch}, but point {point} could not be written; run this again, or choose an \
-         earlier point with --at (`tidelock verify` says which are whole)"
+        "the old primary is fenced since epoch {epoch}, but point {point} could not be written; {}", advice(.source)
     )]
     AfterFence {
         /// The volume's epoch now.
@@ -326,6 +328,65 @@ pub enum FailoverError {
         directory: PathBuf,
         /// The first sidecars.
         by: String,
+    },
+    /// The directory cannot be made, or written to.
+    #[error("cannot write to {}: make it writable for this user, or choose another directory", place.display())]
+    NotWritable {
+        /// It, or what of its path is there.
+        place: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The copy is larger than what is free.
+    #[error(
+        "the point has {} and there is room for {} at {}: make room, or choose another directory; --force tries nevertheless",
+        mebibytes(*.needed_bytes), mebibytes(*.free_bytes), directory.display()
+    )]
+    NoRoom {
+        /// Where it was to be.
+        directory: PathBuf,
+        /// The content, in bytes.
+        needed_bytes: u64,
+        /// What it may take, in bytes.
+        free_bytes: u64,
+    },
+    /// A planned move of a volume whose sidecar is not there.
+    #[error(
+        "the sidecar of {0} is not connected, so nobody can stop its application: `tidelock promote` does not need it"
+    )]
+    MoveDisconnected(VolumeName),
+    /// A planned move of an application that nobody may stop.
+    #[error(
+        "the sidecar of {0} was not told whom to stop: start it with --on-fence stop, or stop the application, wait for `tidelock \
+         checkpoint --wait`, and promote"
+    )]
+    MoveWithoutStop(VolumeName),
+    /// A volume was named more than once.
+    #[error("volume {0} is named twice")]
+    VolumeTwice(VolumeName),
+    /// Two volumes would be written over each other.
+    #[error("{} and {} are one directory, or one holds the other: give each volume its own", one.display(), other.display())]
+    PlacesMeet {
+        /// A directory.
+        one: PathBuf,
+        /// And the other.
+        other: PathBuf,
+    },
+    /// A volume is to get the point of another one, with which it was not cut.
+    #[error(
+        "{other} is not cut together with {volume}: point {point} is of {}; promote it with a command of its own",
+        of_group(.volume, .group)
+    )]
+    NotOfGroup {
+        /// The first volume.
+        volume: VolumeName,
+        /// Its point.
+        point: PointId,
+        /// The other.
+        other: VolumeName,
+        /// Whom the point is of, if not of the first alone.
+        group: Vec<VolumeName>,
     },
     /// There is nothing in a directory that is to be imported.
     #[error("{} is empty: is the volume mounted there?", .0.display())]
@@ -408,6 +469,10 @@ impl FailoverError {
                 | Self::Failed { code: CODE_BUSY, .. }
                 | Self::InUse { .. }
                 | Self::WithinVolume { .. }
+                | Self::NotOfGroup { .. }
+                | Self::NoRoom { .. }
+                | Self::MoveDisconnected(_)
+                | Self::MoveWithoutStop(_)
                 | Self::NoWindow(_)
                 | Self::WindowOver { .. }
                 | Self::NothingThere(_)
@@ -436,10 +501,41 @@ impl FailoverError {
                 | Self::Pattern(_)
                 | Self::Backwards { .. }
                 | Self::NothingIncluded
+                | Self::VolumeTwice(_)
+                | Self::PlacesMeet { .. }
                 | Self::PartOverwrites
                 | Self::Transport(TransportError::Address(_))
                 | Self::Reconcile(ReconcileError::NotDirectory(_))
         )
+    }
+}
+
+/// What helps against the reason that a point could not be written.
+fn advice(source: &(dyn Error + 'static)) -> &'static str {
+    let (mut kind, mut next) = (None, Some(source));
+    while let Some(cause) = next {
+        kind = cause.downcast_ref::<io::Error>().map(io::Error::kind).or(kind);
+        next = cause.source();
+    }
+    match kind {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            "make room there and run this again, or choose another directory"
+        }
+        Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            "make it writable for this user and run this again, or choose another directory"
+        }
+        _ => "run this again, or choose an earlier point with --at (`tidelock verify` says which are whole)",
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn of_group(volume: &VolumeName, group: &[VolumeName]) -> String {
+    match group {
+        [] => format!("{volume} alone"),
+        group => group.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -448,5 +544,28 @@ fn others(volumes: &[VolumeName]) -> String {
     match names.len() {
         0 => ", nor any other".to_owned(),
         _ => format!("; there is {}", names.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_reason_to_go_back_in_time() {
+        let told = |kind: ErrorKind| {
+            let cause = ReconcileError::Io { what: "write", path: "/new/data".into(), source: kind.into() };
+            let point = PointId::new(Epoch(1), tidelock_proto::Seq(7));
+            FailoverError::BeforeFence { point, source: Box::new(cause.into()) }.to_string()
+        };
+        for (kind, word) in [
+            (ErrorKind::StorageFull, "make room"),
+            (ErrorKind::ReadOnlyFilesystem, "make it writable"),
+            (ErrorKind::PermissionDenied, "make it writable"),
+        ] {
+            let told = told(kind);
+            assert!(told.contains(word) && !told.contains("earlier"), "{told}");
+        }
+        assert!(told(ErrorKind::Other).contains("an earlier point"));
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     access::Access,
     at::At,
     error::FailoverError,
+    promote::check_places,
     report::choose,
     restore::{Event, RestoreReport, Step, restored, target_options, write},
 };
@@ -54,6 +55,7 @@ pub struct Fill {
 impl Fill {
     /// Looks at the directories; changes nothing and asks nobody.
     pub fn look(volumes: Vec<(VolumeName, PathBuf)>) -> Result<Self, FailoverError> {
+        check_places(&volumes)?;
         let looked = volumes.into_iter().map(|(volume, directory)| {
             let state = reconcile::vacancy(&directory)?;
             Ok((volume, directory, state))

@@ -24,6 +24,7 @@ mod rehearse;
 mod report;
 mod restore;
 mod rollback;
+mod room;
 mod select;
 mod status;
 #[cfg(test)]
@@ -49,8 +50,8 @@ pub use part::Part;
 pub use plan::{CapReport, PlanReport, RuleReport, SizesReport, VolumePlanReport, plan};
 pub use promote::{
     FenceReport, Instant, InstantEnd, InstantReport, Prepared, PromoteOptions, PromotePlan, PromoteReport,
-    Recovery, fence_without_copy, hydration, instant, is_begun, next_command, plan as plan_promotion,
-    prepare as prepare_promotion, promote,
+    Recovery, check_group, fence_without_copy, hydration, instant, is_begun, next_command,
+    plan as plan_promotion, plan_all as plan_promotions, prepare as prepare_promotion, promote, quoted,
 };
 pub use rebuild::{RebuildReport, rebuild};
 pub use rehearse::{RehearseOptions, RehearseReport, record_result, rehearse};

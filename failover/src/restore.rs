@@ -17,6 +17,7 @@ use crate::{
     openers::not_in_use,
     part::Part,
     report::{Choice, PointReport, choose},
+    room::Room,
 };
 
 /// What to restore, and how.
@@ -30,7 +31,7 @@ pub struct RestoreOptions {
     pub overwrite: bool,
     /// Files of the right size and time are not read.
     pub trust_mtime: bool,
-    /// Though somebody has files of the target open.
+    /// Though somebody has files of the target open, or there is no room for it.
     pub force: bool,
     /// Only these names.
     pub part: Part,
@@ -115,6 +116,9 @@ pub fn restore(
     let unseen = if options.force { 0 } else { not_in_use(directory)? };
     events(Event::Step(Step::Check));
     let tree = options.part.of(access.tree(volume, &choice.point)?)?;
+    if !options.force {
+        Room::default().check(directory, &tree, (access, &choice))?;
+    }
     let work = write_beside(access, &choice, &tree, directory, &target, events)?;
     Ok(RestoreReport { unseen, ..restored(volume, &choice, directory, begun, work) })
 }

@@ -405,6 +405,37 @@ fn a_directory_that_somebody_works_in_is_not_overwritten() {
 }
 
 #[test]
+fn an_instant_promotion_without_its_journal_still_says_which_epoch_it_has() {
+    let world = World::new();
+    world.promote(at("latest")).unwrap();
+    // As one that was killed at its very end has left it.
+    fs::create_dir(world.target().join(tidelock_receiver::reconcile::INSTANT)).unwrap();
+    let end = |access: Option<Arc<Access>>| {
+        let done = instant((access, None), &world.volume(), &world.target(), &at("latest"), &|_| {}).unwrap();
+        done.report().clone()
+    };
+    let told = end(Some(Arc::new(world.access())));
+    assert_eq!((told.old_epoch, told.epoch, told.point.as_str(), told.mounted), (1, 2, "1.3", false));
+    assert!(told.next_command.contains("--epoch 2 "), "{}", told.next_command);
+    fs::create_dir(world.target().join(tidelock_receiver::reconcile::INSTANT)).unwrap();
+    let told = end(None);
+    assert!(told.next_command.contains("--epoch EPOCH "), "{}", told.next_command);
+}
+
+#[test]
+fn the_next_command_is_one_wherever_it_is_run() {
+    let world = World::new();
+    let target = world.dir.path().join("it's a $new one");
+    let done = promote(&world.access(), &world.volume(), &target, &at("latest"), &|_| {}).unwrap();
+    let told = done.next_command.replace("tidelock sidecar", "printf '%s\n'");
+    let words = std::process::Command::new("sh").arg("-c").arg(told).output().unwrap().stdout;
+    let wanted = format!("t/v={}", target.display());
+    assert!(String::from_utf8(words).unwrap().lines().any(|word| word == wanted), "{}", done.next_command);
+    let current = std::env::current_dir().unwrap();
+    assert_eq!(promote::whole(Path::new("new")), current.join("new"));
+}
+
+#[test]
 fn a_shell_in_an_empty_directory_keeps_nobody_from_promoting_to_it() {
     let world = World::new();
     fs::create_dir(world.target()).unwrap();

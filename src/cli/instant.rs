@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidelock_failover::{Event, InstantEnd, InstantReport, PromoteOptions, hydration, instant, is_begun};
+use tidelock_failover::{
+    Event, InstantEnd, InstantReport, PromoteOptions, hydration, instant, is_begun, quoted,
+};
 use tidelock_receiver::reconcile::{Phase, Progress};
 
 use super::{
@@ -92,6 +94,9 @@ pub(super) fn run(
     } else {
         print(&report);
     }
+    if let Some(promotion) = &report.promotion {
+        promote::warn_resumed(promotion);
+    }
     let (mut told, mut looked) = (false, Instant::now());
     while !stopped.load(Ordering::Relaxed) && !serving.is_gone() {
         thread::sleep(POLL);
@@ -110,7 +115,7 @@ pub(super) fn run(
             told = true;
             eprintln!(
                 "tidelock: everything is local; when the application has stopped, Ctrl-C here or `umount {}` makes it a plain directory",
-                report.directory.display()
+                quoted(&report.directory)
             );
         }
     }

@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use tidelock_failover::{
-    Access, At, PromoteOptions, PromotePlan, PromoteReport, plan_promotion, prepare_promotion,
+    Access, At, PointReport, PromoteOptions, PromotePlan, PromoteReport, check_group, plan_promotions,
+    prepare_promotion,
 };
 use tidelock_proto::VolumeName;
 
@@ -67,7 +68,7 @@ pub(crate) struct Move {
     /// Make a directory equal that is not empty: what differs is changed, WHAT IS NOT IN THE POINT IS DELETED
     #[arg(long)]
     overwrite: bool,
-    /// Though processes have files open in the directory, or a sidecar replicates it or what it lies in
+    /// Though processes have files open in the directory, a sidecar replicates it or what it lies in, or there is too little room
     #[arg(long)]
     force: bool,
     /// Do not read files of the right size and modification time
@@ -124,8 +125,9 @@ fn with(args: &Args, planned: bool) -> Result<(), Failure> {
     }
     signals::say_how_to_go_on()?;
     let access = args.source.open_with_images(args.image.as_deref())?;
+    check_group(&access, &volumes, &options).map_err(Failure::failover)?;
     if args.dry_run {
-        return dry_run(&access, &volumes, &options, target.json);
+        return dry_run(&access, &volumes, &options, (args.instant, target.json));
     }
     let mut reports = promote(&access, &volumes, &options, target.json)?;
     let mut next_command = tidelock_failover::next_command(&reports);
@@ -133,24 +135,44 @@ fn with(args: &Args, planned: bool) -> Result<(), Failure> {
         next_command = next_command.replace("HOST:PORT", receiver);
     }
     reports.iter_mut().for_each(|report| report.next_command.clone_from(&next_command));
-    if target.json {
-        return one_or_all(&reports);
+    if !target.json {
+        reports.iter().for_each(print);
     }
     for report in &reports {
-        print(report);
-        if report.resumed {
-            eprintln!(
-                "tidelock: an earlier run had raised this epoch: if the application was started on the copy of that run, \
-                 do not start it here"
-            );
-        }
+        warn_resumed(report);
         warn(&report.work);
         warn_unseen(report.unseen);
+        warn_group(&report.point, &volumes);
+    }
+    if target.json {
+        return one_or_all(&reports);
     }
     output::print("\nStart the application there. To protect it from now on:");
     output::print(&format!("  {next_command}"));
     print_window(&reports);
     Ok(())
+}
+
+/// Two directories may be of one epoch.
+pub(super) fn warn_resumed(report: &PromoteReport) {
+    if report.resumed && !report.already {
+        eprintln!(
+            "tidelock: an earlier run had raised epoch {} of {}: if the application was started on the copy of that run, do not start it here",
+            report.epoch, report.volume
+        );
+    }
+}
+
+/// The others of a group are left where they were, and their sidecar is the one that is fenced.
+fn warn_group(point: &PointReport, volumes: &[(VolumeName, PathBuf)]) {
+    let promoted = |other: &&String| volumes.iter().any(|(volume, _)| volume.to_string() == **other);
+    let left: Vec<_> = point.group.iter().filter(|other| !promoted(other)).map(String::as_str).collect();
+    if !left.is_empty() {
+        eprintln!(
+            "tidelock: {} is cut together with it and has the same writer: promote it, too, or all by one command with --also",
+            left.join(", ")
+        );
+    }
 }
 
 /// All copies are written before the first volume is fenced. The first fences the sidecar of all, and its point is one that the
@@ -183,15 +205,13 @@ fn dry_run(
     access: &Access,
     volumes: &[(VolumeName, PathBuf)],
     options: &PromoteOptions,
-    json: bool,
+    (instant, json): (bool, bool),
 ) -> Result<(), Failure> {
     let bar = output::Bar::new(json);
-    let mut plans: Vec<PromotePlan> = Vec::new();
-    for (volume, directory) in volumes {
-        let plan = plan_promotion(access, volume, directory, options, &|event| bar.on(event));
-        plans.push(plan.map_err(Failure::failover)?);
-    }
+    let plans = plan_promotions(access, volumes, options, instant, &|event| bar.on(event));
     drop(bar);
+    let plans = plans.map_err(Failure::failover)?;
+    plans.iter().for_each(|plan| warn_group(&plan.point, volumes));
     if json {
         return one_or_all(&plans);
     }
@@ -207,10 +227,12 @@ pub(crate) fn one_or_all<T: serde::Serialize>(all: &[T]) -> Result<(), Failure> 
     }
 }
 
-fn basis(known: bool, behind_bytes: Option<u64>) -> String {
-    let known = match known {
-        true => "changes after the last instant known to be covered",
-        false => "age of the point; what is covered is not known without a running receiver",
+/// What a figure of the RPO means.
+fn basis(known: bool, resumed: bool, behind_bytes: Option<u64>) -> String {
+    let known = match (known, resumed) {
+        (_, true) => "at most: counted until now, and an earlier run had fenced the old primary before",
+        (true, false) => "changes after the last instant known to be covered",
+        (false, false) => "age of the point; what is covered is not known without a running receiver",
     };
     let behind = behind_bytes.filter(|bytes| *bytes > 0);
     let behind =
@@ -230,7 +252,19 @@ fn print_plan(plan: &PromotePlan) {
     };
     let copy = match plan.already {
         true => "is complete from an earlier run; nothing would be written".to_owned(),
-        false => format!("would get {} inodes with {}", plan.inodes, output::bytes(plan.data_bytes)),
+        false => {
+            let free = plan.free_bytes.map(|free| format!("; there is room for {}", output::bytes(free)));
+            let (inodes, data) = (plan.inodes, output::bytes(plan.data_bytes));
+            let how = if plan.instant { "would be mounted at once, and fetch" } else { "would get" };
+            format!("{how} {inodes} inodes with {data}{}", free.unwrap_or_default())
+        }
+    };
+    let back = match plan.window_s {
+        Some(seconds) => {
+            let time = humantime::format_duration(Duration::from_secs(seconds));
+            format!("by `tidelock unpromote`, for {time}")
+        }
+        None => "no: --window TIME leaves a way back".to_owned(),
     };
     output::facts(&[
         ("would promote", format!("{} {} to {}", plan.volume, plan.point.id, plan.directory.display())),
@@ -239,7 +273,11 @@ fn print_plan(plan: &PromotePlan) {
         ("old primary", primary.to_owned()),
         ("directory", copy),
         ("looked up", format!("{} chunks, all there", plan.chunks_checked)),
-        ("RPO", format!("{} ({})", duration(plan.rpo_ms), basis(plan.rpo_known, plan.behind_bytes))),
+        ("taken back", back),
+        (
+            "RPO",
+            format!("{} ({})", duration(plan.rpo_ms), basis(plan.rpo_known, plan.resumes, plan.behind_bytes)),
+        ),
     ]);
 }
 
@@ -277,7 +315,11 @@ pub(super) fn print(report: &PromoteReport) {
         ("epoch", format!("{} → {}{resumed}; the old primary is fenced", report.old_epoch, report.epoch)),
         (
             "RPO",
-            format!("{} ({})", duration(recovery.rpo_ms), basis(recovery.rpo_known, recovery.behind_bytes)),
+            format!(
+                "{} ({})",
+                duration(recovery.rpo_ms),
+                basis(recovery.rpo_known, report.resumed, recovery.behind_bytes)
+            ),
         ),
         (
             "RTO",

@@ -44,7 +44,7 @@ pub(crate) struct Target {
     /// Make a directory equal that is not empty: what differs is changed, WHAT IS NOT IN THE POINT IS DELETED
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Though processes have files open in the directory, or a sidecar replicates it or what it lies in
+    /// Though processes have files open in the directory, a sidecar replicates it or what it lies in, or there is too little room
     #[arg(long)]
     pub(crate) force: bool,
     /// Do not read files of the right size and modification time

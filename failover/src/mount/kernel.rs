@@ -17,7 +17,7 @@ use rustix::{
 };
 
 /// Where the kernel talks to who serves a file system.
-const DEVICE: &str = "/dev/fuse";
+pub(super) const DEVICE: &str = "/dev/fuse";
 /// What `mount` shows as the type.
 const TYPE: &std::ffi::CStr = c"fuse.tidelock";
 

@@ -32,7 +32,7 @@ use std::{
 };
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
-use rustix::io::Errno;
+use rustix::{io::Errno, thread::CapabilitySet};
 use serde::Serialize;
 use tidelock_proto::{Tree, VolumeName};
 use tidelock_receiver::reconcile;
@@ -194,6 +194,27 @@ pub(crate) fn over(
 pub(crate) fn serve_at(point: PointFs, directory: &Path, source: String) -> Result<Held, FailoverError> {
     let session = serve(point, directory, source, true).map_err(FailoverError::Mount)?;
     Ok(Held { session: Some(session), directory: directory.to_owned(), made: false })
+}
+
+/// Whether something could be mounted by this process, as far as that shows without doing it.
+pub(crate) fn check_mountable() -> io::Result<()> {
+    fs::File::options().read(true).write(true).open(kernel::DEVICE)?;
+    let powers = rustix::thread::capabilities(None)?.effective;
+    let helpers = ["fusermount3", "fusermount"];
+    if powers.contains(CapabilitySet::SYS_ADMIN)
+        || std::env::var_os("FUSERMOUNT_PATH").is_some()
+        || helpers.iter().any(|name| is_in_path(name))
+    {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "fusermount3 is not installed"))
+}
+
+/// Where programs are looked for, and where this one is by tradition.
+fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(["/sbin".into(), "/bin".into()]);
+    dirs.map(|dir| dir.join(program)).any(|file| file.is_file())
 }
 
 /// Whoever may not mount has `fusermount3` do it.

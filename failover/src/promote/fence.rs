@@ -94,7 +94,7 @@ pub fn fence_without_copy(
         resumed,
         dry_run,
         rpo_ms: loss.rpo_ms,
-        rpo_known: loss.known,
+        rpo_known: loss.known && !resumed,
         chunks_checked: probe.looked_for,
         took_ms: millis(begun),
     })

@@ -12,6 +12,7 @@ use tidelock_receiver::reconcile::{self, Options, Report};
 use super::{
     PromoteOptions, PromoteReport, Recovery, command, handover, is_promoted_to,
     prepare::{ImageUse, Prepared, judge},
+    whole,
 };
 use crate::{
     access::Access,
@@ -138,6 +139,7 @@ impl Prepared {
         difference_ms: f64,
     ) -> PromoteReport {
         let Self { select_ms, check_ms, copy_ms, loss, unseen, .. } = self;
+        let directory = whole(&self.directory);
         let gained_ms = self.choice.point.cut.time_ns.saturating_sub(loss.cut_ns) as f64 / 1e6;
         PromoteReport {
             volume: self.volume.to_string(),
@@ -146,12 +148,12 @@ impl Prepared {
             epoch: epoch.0,
             resumed,
             already: self.already,
-            next_command: command([(self.volume.to_string(), &*self.directory)].into_iter(), epoch.0),
-            directory: self.directory,
+            next_command: command([(self.volume.to_string(), &*directory)].into_iter(), epoch.0),
+            directory,
             chunks_checked: self.probe.looked_for,
             recovery: Recovery {
                 rpo_ms: (loss.rpo_ms - gained_ms).max(0.0),
-                rpo_known: loss.known,
+                rpo_known: loss.known && !resumed,
                 behind_bytes: loss.behind_bytes,
                 point_age_ms: loss.point_age_ms,
                 select_ms,

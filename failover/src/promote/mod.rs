@@ -18,6 +18,7 @@
 
 mod fence;
 mod finish;
+mod group;
 mod handover;
 mod instant;
 mod plan;
@@ -25,6 +26,7 @@ mod prepare;
 mod target;
 
 use std::{
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,11 +36,13 @@ use tidelock_proto::VolumeName;
 use tidelock_receiver::reconcile::Report;
 
 pub use fence::{FenceReport, fence_without_copy};
+pub use group::check_group;
+pub(crate) use group::check_places;
 pub(crate) use handover::is_here;
 #[cfg(test)]
 pub(crate) use instant::complete::complete as complete_instant;
 pub use instant::{Instant, InstantEnd, InstantReport, hydration, instant, is_begun};
-pub use plan::{PromotePlan, plan};
+pub use plan::{PromotePlan, plan, plan_all};
 pub use prepare::{Prepared, prepare};
 
 use crate::{
@@ -63,7 +67,7 @@ pub struct PromoteOptions {
     pub overwrite: bool,
     /// Files of the right size and time are not read.
     pub trust_mtime: bool,
-    /// The target may be one that somebody has files open in, or that lies within a volume that is replicated.
+    /// The target may be one that somebody has files open in, that lies within a volume that is replicated, or that has no room.
     pub force: bool,
     /// A copy is written even if the receiver has a hot image that could be taken.
     pub copy: bool,
@@ -80,7 +84,8 @@ pub struct Recovery {
     /// promotion, in milliseconds. What was written in between is lost.
     pub rpo_ms: f64,
     /// Whether a running receiver said what is covered. If not, the age of the point stands in, which is more than was
-    /// lost if the volume was idle, and is off by the difference of two clocks.
+    /// lost if the volume was idle, and is off by the difference of two clocks. Nor is it known once an earlier run has fenced, since when
+    /// nothing more was lost.
     pub rpo_known: bool,
     /// Bytes that the old primary had changed and not committed when it was last heard, if a receiver knows.
     pub behind_bytes: Option<u64>,
@@ -184,6 +189,20 @@ pub(crate) fn together(volumes: Vec<(String, &Path, u64)>) -> String {
 
 pub(crate) fn command<'a>(volumes: impl Iterator<Item = (String, &'a Path)>, epoch: u64) -> String {
     let volumes: String =
-        volumes.map(|(volume, directory)| format!(" --volume {volume}={}", directory.display())).collect();
+        volumes.map(|(volume, directory)| format!(" --volume {volume}={}", quoted(directory))).collect();
+    // Where nobody could be asked.
+    let epoch = if epoch == 0 { "EPOCH".to_owned() } else { epoch.to_string() };
     format!("tidelock sidecar{volumes} --epoch {epoch} --receiver HOST:PORT --identity DIR")
+}
+
+/// A path as a word of a command line.
+pub fn quoted(path: &Path) -> String {
+    let word = shlex::bytes::try_quote(path.as_os_str().as_bytes());
+    // What has a zero in it is no path.
+    word.map_or_else(|_| path.display().to_string(), |word| String::from_utf8_lossy(&word).into_owned())
+}
+
+/// Wherever the command is run that it is told in.
+pub(crate) fn whole(directory: &Path) -> PathBuf {
+    std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned())
 }

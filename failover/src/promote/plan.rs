@@ -6,14 +6,18 @@ use serde::Serialize;
 use tidelock_proto::VolumeName;
 
 use super::{
-    PromoteOptions, is_promoted_to,
+    PromoteOptions,
+    instant::check_begin,
+    is_promoted_to,
     prepare::{Checked, Selected, select},
+    whole,
 };
 use crate::{
     access::Access,
     error::FailoverError,
     report::PointReport,
     restore::{Event, Step},
+    room::Room,
 };
 
 /// What a promotion would do now. It would also be refused now, if it is to be refused: then there is none.
@@ -41,6 +45,12 @@ pub struct PromotePlan {
     pub inodes: u64,
     /// See `inodes`.
     pub data_bytes: u64,
+    /// What is free there, with what the directory holds now, in bytes.
+    pub free_bytes: Option<u64>,
+    /// It would be mounted at once, and be fetched while it is used.
+    pub instant: bool,
+    /// For how long it could be taken back, in seconds.
+    pub window_s: Option<u64>,
     /// Chunks that were looked for.
     pub chunks_checked: u64,
     /// What would be lost, in milliseconds, and whether a receiver said so, as in [`super::Recovery`].
@@ -59,9 +69,39 @@ pub fn plan(
     options: &PromoteOptions,
     events: &(dyn Fn(Event) + Sync),
 ) -> Result<PromotePlan, FailoverError> {
+    one(access, (volume, directory), options, false, &mut Room::default(), events)
+}
+
+/// Says what the promotion of all of these would do now; `instant` if they would be mounted at once.
+pub fn plan_all(
+    access: &Access,
+    volumes: &[(VolumeName, PathBuf)],
+    options: &PromoteOptions,
+    instant: bool,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Vec<PromotePlan>, FailoverError> {
+    let mut room = Room::default();
+    volumes
+        .iter()
+        .map(|(volume, directory)| one(access, (volume, directory), options, instant, &mut room, events))
+        .collect()
+}
+
+fn one(
+    access: &Access,
+    (volume, directory): (&VolumeName, &Path),
+    options: &PromoteOptions,
+    instant: bool,
+    room: &mut Room,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<PromotePlan, FailoverError> {
     let selected = select(access, volume, directory, options, events)?;
     events(Event::Step(Step::Check));
-    let Checked { tree, probe, already } = selected.check(access, volume, directory)?;
+    let room = (!options.force).then_some(room);
+    let Checked { tree, probe, already, free_bytes } = selected.check(access, volume, directory, room)?;
+    if instant && !already {
+        check_begin(volume, directory, &tree)?;
+    }
     let Selected { choice, loss, .. } = selected;
     let (resumes, epoch) = (is_promoted_to(&choice), choice.volume.epoch);
     Ok(PromotePlan {
@@ -73,12 +113,15 @@ pub fn plan(
         resumes,
         already,
         connected: choice.volume.live.as_ref().map(|live| live.connected),
-        directory: directory.to_owned(),
+        directory: whole(directory),
         inodes: tree.totals().inodes,
         data_bytes: tree.totals().data_bytes,
+        free_bytes,
+        instant,
+        window_s: options.window.map(|window| window.as_secs()),
         chunks_checked: probe.looked_for,
         rpo_ms: loss.rpo_ms,
-        rpo_known: loss.known,
+        rpo_known: loss.known && !resumes,
         behind_bytes: loss.behind_bytes,
     })
 }

@@ -27,6 +27,7 @@ use crate::{
     openers::{not_in_use, outside_of_volumes},
     report::{Choice, choose},
     restore::{Event, Step, millis, target_options, write},
+    room::Room,
 };
 
 /// The condition of a volume whose sidecar lost events.
@@ -91,6 +92,8 @@ pub(super) struct Checked {
     pub(super) tree: Tree,
     pub(super) probe: Probe,
     pub(super) already: bool,
+    /// What is free where it is to be, in bytes; not known if nothing is to be written.
+    pub(super) free_bytes: Option<u64>,
 }
 
 /// Chooses the point and refuses what is to be refused.
@@ -105,6 +108,7 @@ pub(super) fn select(
     events(Event::Step(Step::Select));
     let choice = choose(access, volume, &options.at, options.accept_fuzzy, now)?;
     judge(&choice, options)?;
+    judge_move(&choice, options)?;
     // The label names no point: by the time an interrupted run is repeated the newest may be another.
     let label = promotion_label(volume);
     let target =
@@ -130,6 +134,7 @@ impl Selected {
         access: &Access,
         volume: &VolumeName,
         directory: &Path,
+        room: Option<&mut Room>,
     ) -> Result<Checked, FailoverError> {
         let tree = access.tree(volume, &self.choice.point)?;
         let already = self.holds && is_equal(directory, &tree);
@@ -140,7 +145,9 @@ impl Selected {
         if probe.missing > 0 {
             return Err(FailoverError::Unrestorable { point: self.choice.point.id, missing: probe.missing });
         }
-        Ok(Checked { tree, probe, already })
+        let room = room.filter(|_| !already);
+        let free_bytes = room.map(|room| room.check(directory, &tree, (access, &self.choice))).transpose()?;
+        Ok(Checked { tree, probe, already, free_bytes: free_bytes.flatten() })
     }
 
     /// Looks whether an image can be taken instead.
@@ -177,11 +184,15 @@ pub fn prepare(
     let image = selected.find_image(access, volume, directory, options);
     let checked = match image {
         ImageUse::Ready => {
-            Checked { tree: Tree::new(), probe: Probe { looked_for: 0, missing: 0 }, already: false }
+            let probe = Probe { looked_for: 0, missing: 0 };
+            Checked { tree: Tree::new(), probe, already: false, free_bytes: None }
         }
-        ImageUse::Copy(_) => selected.check(access, volume, directory)?,
+        ImageUse::Copy(_) => {
+            let mut room = Room::default();
+            selected.check(access, volume, directory, (!options.force).then_some(&mut room))?
+        }
     };
-    let Checked { tree, probe, already } = checked;
+    let Checked { tree, probe, already, .. } = checked;
     let Selected { choice, target, loss, unseen, select_ms, .. } = selected;
     let check_ms = millis(begun);
     let target = Options { unfinished: true, ..target };
@@ -278,6 +289,22 @@ pub(super) fn judge(choice: &Choice, options: &PromoteOptions) -> Result<(), Fai
         return Err(FailoverError::Unverified(choice.volume.name.clone()));
     }
     Ok(())
+}
+
+/// Refuses a planned move that the old primary's side cannot make.
+fn judge_move(choice: &Choice, options: &PromoteOptions) -> Result<(), FailoverError> {
+    if !options.planned || is_promoted_to(choice) {
+        return Ok(());
+    }
+    let live = choice.volume.live.as_ref().ok_or(FailoverError::MoveNeedsReceiver)?;
+    if !live.connected {
+        return Err(FailoverError::MoveDisconnected(choice.volume.name.clone()));
+    }
+    // Older ones do not tell.
+    match live.heartbeat.as_ref().and_then(|beat| beat.leaves) {
+        Some(false) => Err(FailoverError::MoveWithoutStop(choice.volume.name.clone())),
+        _ => Ok(()),
+    }
 }
 
 /// What lies between the point and the start.

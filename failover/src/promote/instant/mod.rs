@@ -39,18 +39,19 @@ use super::{
     prepare::{Checked, ImageUse, Prepared, Selected, select},
 };
 use crate::{
-    access::Access,
+    access::{Access, Volume},
     at::At,
     error::FailoverError,
     limits,
     mount::{
-        HYDRATION, Held, Hydration, PointFs, Reach, Unmounted,
+        HYDRATION, Held, Hydration, PointFs, Reach, Unmounted, check_mountable,
         disk::real,
         journal::{Header, Journal},
         over, prepare, serve_at,
     },
     report::{Choice, choose},
     restore::{Event, Step, millis},
+    room::Room,
     window,
 };
 
@@ -156,6 +157,7 @@ pub fn instant(
             }
             let (header, tree) = read.map(|(journal, tree)| (journal.header, Arc::new(tree))).unzip();
             complete::move_up(volume, directory, tree.as_ref(), events)?;
+            let header = header.or_else(|| known(access, reach, volume));
             Ok(completed(volume, directory, header, begun))
         }
     }
@@ -175,18 +177,16 @@ fn begin(
     let selected = select(&access, volume, directory, options, events)?;
     let checking = Time::now();
     events(Event::Step(Step::Check));
-    let Checked { tree, probe, already } = selected.check(&access, volume, directory)?;
+    // All of it is fetched in the end.
+    let mut room = Room::default();
+    let room = (!options.force).then_some(&mut room);
+    let Checked { tree, probe, already, .. } = selected.check(&access, volume, directory, room)?;
     let Selected { mut choice, target, loss, unseen, select_ms, .. } = selected;
     let resumed = is_promoted_to(&choice);
     if already {
-        return Ok(completed(volume, directory, None, begun));
+        return Ok(completed(volume, directory, Some(header(volume, &choice.volume)), begun));
     }
-    let reserved = Name::new(INSTANT.as_bytes()).expect("a valid name");
-    if tree.lookup(tidelock_proto::FileId::ROOT, &reserved).is_some() {
-        return Err(reconcile::ReconcileError::Instant(directory.to_owned()).into());
-    }
-    // Whatever cannot be had here is found before the fence.
-    fs::File::options().read(true).write(true).open("/dev/fuse").map_err(FailoverError::Mount)?;
+    check_begin(volume, directory, &tree)?;
     events(Event::Step(Step::Place));
     let place = Place::make(volume, directory)?;
     let lock = Journal::lock(&place.own())?;
@@ -361,6 +361,38 @@ fn report(volume: &VolumeName, directory: &Path, header: &Header) -> InstantRepo
         took_ms: 0.0,
         promotion: None,
         next_command: command([(volume.to_string(), directory)].into_iter(), header.epoch),
+    }
+}
+
+/// Whatever cannot be had here is found before the fence.
+pub(super) fn check_begin(volume: &VolumeName, directory: &Path, tree: &Tree) -> Result<(), FailoverError> {
+    if hydration(directory).is_ok() {
+        return Err(FailoverError::InstantMounted(directory.to_owned()));
+    }
+    let reserved = Name::new(INSTANT.as_bytes()).expect("a valid name");
+    if tree.lookup(tidelock_proto::FileId::ROOT, &reserved).is_some() {
+        return Err(reconcile::ReconcileError::Instant(directory.to_owned()).into());
+    }
+    place::check(volume, directory)?;
+    check_mountable().map_err(FailoverError::Mount)
+}
+
+/// What a receiver knows of a promotion whose journal has gone, if it can be asked.
+fn known(access: Option<Arc<Access>>, reach: Option<Reach>, volume: &VolumeName) -> Option<Header> {
+    let access = access.or_else(|| reach?().ok().map(Arc::new))?;
+    access.volume(volume).ok().map(|known| header(volume, &known))
+}
+
+/// Of the volume's last promotion. The point is known until the new primary has written another.
+fn header(volume: &VolumeName, known: &Volume) -> Header {
+    let point = known.last.as_ref().filter(|_| known.promoted).map(|base| base.id.to_string());
+    Header {
+        volume: volume.to_string(),
+        point: point.unwrap_or_default(),
+        digest: String::new(),
+        old_epoch: known.epoch.0.saturating_sub(1),
+        epoch: known.epoch.0,
+        total_bytes: 0,
     }
 }
 

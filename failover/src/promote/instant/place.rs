@@ -85,6 +85,15 @@ pub(super) fn clear(volume: &VolumeName, directory: &Path) -> Result<(), Failove
     remove().map_err(FailoverError::Instant)
 }
 
+/// That the directory can be taken: it is empty, or holds what [`clear`] removes.
+pub(super) fn check(volume: &VolumeName, directory: &Path) -> Result<(), FailoverError> {
+    match reconcile::vacancy(directory)? {
+        Vacancy::Vacant => Ok(()),
+        Vacancy::Unfinished(holds) if holds == label(volume) => Ok(()),
+        _ => Err(reconcile::ReconcileError::NotEmpty(directory.to_owned()).into()),
+    }
+}
+
 impl Place {
     /// Takes an empty directory.
     pub(super) fn make(volume: &VolumeName, directory: &Path) -> Result<Self, FailoverError> {
