@@ -23,6 +23,19 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Prints rows below their heading, columns aligned.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) {
+    lines(heading, rows).iter().for_each(|line| print(line));
+}
+
+/// A line of a terminal, with a sign if it does not fit.
+pub(crate) fn shortened(line: &str, width: usize) -> String {
+    match line.chars().count() > width {
+        false => line.to_owned(),
+        true => line.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// Rows below their heading, columns aligned.
+pub(crate) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let mut widths = heading.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -33,10 +46,8 @@ pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) {
         let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    print(&line(heading));
-    for row in rows {
-        print(&line(row.each_ref().map(String::as_str)));
-    }
+    let rows = rows.iter().map(|row| line(row.each_ref().map(String::as_str)));
+    [line(heading)].into_iter().chain(rows).collect()
 }
 
 /// Prints facts, one a line, values aligned.
@@ -136,6 +147,12 @@ impl Drop for Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_does_not_fit_is_cut_to_fit() {
+        let cut = ["short", "exact", "longer", "längerer"].map(|line| shortened(line, 5));
+        assert_eq!(cut, ["short", "exact", "long…", "läng…"]);
+    }
 
     #[test]
     fn durations_read_well() {

@@ -1,7 +1,7 @@
 //! `tidelock points`: the recovery points of a volume.
 
 use serde::Serialize;
-use tidelock_failover::{Access, PointReport, points};
+use tidelock_failover::{Access, PointReport, points, status};
 use tidelock_manifests::Key;
 use tidelock_proto::VolumeName;
 
@@ -59,13 +59,29 @@ fn of_volume(args: &Args, access: &Access, volume: &VolumeName) -> Result<(), Fa
     }
     let rows: Vec<_> = found.iter().map(row).collect();
     output::table(HEADING, &rows);
+    tell_hidden(args, access, volume, found.len())
+}
+
+/// Says how many older ones there are.
+fn tell_hidden(args: &Args, access: &Access, volume: &VolumeName, shown: usize) -> Result<(), Failure> {
+    if args.all || shown < args.newest {
+        return Ok(());
+    }
+    let all =
+        status(access, Some(volume)).map_err(Failure::failover)?.iter().map(|of| of.points).sum::<u64>();
+    if all > shown as u64 {
+        eprintln!(
+            "tidelock: the newest {shown} of {all} points of {volume}: -n COUNT shows more, --all all of them"
+        );
+    }
     Ok(())
 }
 
 fn of_workload(args: &Args, access: &Access, workload: &Key) -> Result<(), Failure> {
+    let volumes = volumes_of(access, &args.namespace, workload)?;
     let mut found = Vec::new();
-    for volume in volumes_of(access, &args.namespace, workload)? {
-        let points = list(args, access, &volume)?;
+    for volume in &volumes {
+        let points = list(args, access, volume)?;
         found.push(OfVolume { volume: volume.to_string(), points });
     }
     if args.json {
@@ -78,7 +94,7 @@ fn of_workload(args: &Args, access: &Access, workload: &Key) -> Result<(), Failu
     let mut heading = ["VOLUME"; 10];
     heading[1..].copy_from_slice(&HEADING);
     output::table(heading, &rows);
-    Ok(())
+    volumes.iter().zip(&found).try_for_each(|(volume, of)| tell_hidden(args, access, volume, of.points.len()))
 }
 
 fn wide(volume: &str, point: &PointReport) -> [String; 10] {

@@ -18,7 +18,7 @@ pub(crate) struct Completions {
 /// Write the man pages, one a command
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// The directory, such as /usr/local/share/man/man1; it must be there
+    /// The directory, such as /usr/local/share/man/man1; created if it is not there
     directory: PathBuf,
 }
 
@@ -31,7 +31,8 @@ pub(crate) fn completions(args: &Completions, mut command: Command) -> Result<()
 
 pub(crate) fn man(args: &Man, command: Command) -> Result<(), Failure> {
     let directory = args.directory.display();
-    clap_mangen::generate_to(command, &args.directory)
+    std::fs::create_dir_all(&args.directory)
+        .and_then(|()| clap_mangen::generate_to(command, &args.directory))
         .with_context(|| format!("cannot write the pages to {directory}"))?;
     Ok(())
 }

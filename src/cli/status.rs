@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tidelock_failover::{Access, HydratingReport, TestReport, ThroughputReport, VolumeReport, status};
+use tidelock_failover::{
+    Access, HydratingReport, TestReport, ThroughputReport, VolumeReport, quoted, status,
+};
 use tidelock_proto::VolumeName;
 
 use super::{
@@ -65,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         return Ok(output::json(&found)?);
     }
-    show(&found, &Rates::default());
+    lines(&found, &Rates::default()).iter().for_each(|line| output::print(line));
     Ok(())
 }
 
@@ -104,7 +106,7 @@ fn watch(args: &Args) -> Result<(), Failure> {
         match look(args, &mut access) {
             Ok(found) => {
                 clear();
-                show(&found, &rates);
+                show(&lines(&found, &rates));
                 rates.remember(&found);
             }
             Err(failure) => {
@@ -149,17 +151,26 @@ fn clear() {
     }
 }
 
-fn show(found: &[VolumeReport], rates: &Rates) {
+/// One that does not fit is cut, so that what is watched stays where it is; the first columns are what matters most.
+fn show(lines: &[String]) {
+    let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    for line in lines {
+        output::print(&width.map_or_else(|| line.clone(), |width| output::shortened(line, width)));
+    }
+}
+
+fn lines(found: &[VolumeReport], rates: &Rates) -> Vec<String> {
     let rows: Vec<_> = found.iter().map(|volume| row(volume, rates)).collect();
-    output::table(HEADING, &rows);
+    let mut lines = output::lines(HEADING, &rows);
     for volume in found.iter().filter(|volume| !volume.conditions.is_empty()) {
-        output::print(&format!("{}: {}", volume.volume, volume.conditions.join(", ")));
+        lines.push(format!("{}: {}", volume.volume, volume.conditions.join(", ")));
     }
     for volume in found {
-        for instant in &volume.instants {
-            output::print(&format!("{}: {}", volume.volume, hydrating(instant)));
-        }
+        lines.extend(
+            volume.instants.iter().map(|instant| format!("{}: {}", volume.volume, hydrating(instant))),
+        );
     }
+    lines
 }
 
 fn row(volume: &VolumeReport, rates: &Rates) -> [String; 15] {
@@ -215,7 +226,8 @@ fn hydrating(instant: &HydratingReport) -> String {
         ),
         None => {
             format!(
-                "promoted at once to {place}: {point} is still fetched; there: tidelock hydration {place}"
+                "promoted at once to {place}: {point} is still fetched; there: tidelock hydration {}",
+                quoted(directory)
             )
         }
     }
