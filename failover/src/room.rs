@@ -38,10 +38,10 @@ impl Room {
         if found.f_blocks == 0 {
             return Ok(None);
         }
-        let free_blocks = if rustix::process::geteuid().is_root() { found.f_bfree } else { found.f_bavail };
         let promised = self.promised.entry(device).or_default();
-        let free_bytes =
-            (free_blocks.saturating_mul(found.f_frsize) + held_bytes(directory)).saturating_sub(*promised);
+        // What is kept back for root is not for an application.
+        let free_bytes = found.f_bavail.saturating_mul(found.f_frsize) + held_bytes(directory);
+        let free_bytes = free_bytes.saturating_sub(*promised);
         let needed_bytes = tree.totals().data_bytes;
         if needed_bytes > free_bytes && !is_shared(access, choice, device) {
             return Err(FailoverError::NoRoom { directory: directory.to_owned(), needed_bytes, free_bytes });
