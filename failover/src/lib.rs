@@ -60,4 +60,6 @@ pub use restore::{Event, RestoreOptions, RestoreReport, Step, restore};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
 pub use status::{HydratingReport, ImageReport, TestReport, ThroughputReport, VolumeReport, status};
 pub use verify::{FindingReport, VerifyReport, VerifyStep, verify};
-pub use window::{CommitReport, UnpromoteReport, WindowReport, commit, next_after_unpromote, unpromote};
+pub use window::{
+    CommitReport, UnpromoteReport, WindowReport, check_unpromote, commit, next_after_unpromote, unpromote,
+};

@@ -192,20 +192,12 @@ pub fn unpromote(
     events(Event::Step(Step::Select));
     let known = access.volume(volume)?;
     let points = access.points(volume, None)?;
-    let Some((base, epoch, until_ns)) = newest_window(&points) else {
-        return done_before(volume, &known, &points);
+    let Open { base, epoch, mut resumed } = match stand(volume, &known, &points, now)? {
+        Stand::Open(open) => open,
+        Stand::Done(report) => return Ok(*report),
     };
     let back = epoch.next();
-    let announced = said(base).any(|said| said == Said::Announced { epoch, back });
-    let mut resumed = announced && known.epoch == back && goes_on_from(&known, &points, base.id, epoch);
     if !resumed {
-        if known.epoch != epoch {
-            return Err(FailoverError::EpochMoved { volume: volume.clone(), expected: epoch });
-        }
-        if to_ns(now) > until_ns {
-            let until = show_time(until_ns);
-            return Err(FailoverError::WindowOver { volume: volume.clone(), epoch, until });
-        }
         access.tag(volume, base.id, &Said::Announced { epoch, back }.text())?;
         events(Event::Step(Step::Fence));
         match access.raise_epoch(volume, epoch, Some(base.id)) {
@@ -234,6 +226,48 @@ pub fn unpromote(
         close(access, volume, base)?;
     }
     Ok(report(volume, (epoch, back), base, left, resumed))
+}
+
+/// Whether [`unpromote`] would be refused now: of several volumes none is given back before all of them can be.
+pub fn check_unpromote(access: &Access, volume: &VolumeName, now: SystemTime) -> Result<(), FailoverError> {
+    let known = access.volume(volume)?;
+    stand(volume, &known, &access.points(volume, None)?, now).map(drop)
+}
+
+/// A promotion that can be taken back.
+struct Open<'a> {
+    base: &'a Point,
+    epoch: Epoch,
+    /// An earlier run has raised the epoch.
+    resumed: bool,
+}
+
+enum Stand<'a> {
+    Open(Open<'a>),
+    /// An earlier run has taken it back.
+    Done(Box<UnpromoteReport>),
+}
+
+/// How it stands with a volume's last promotion.
+fn stand<'a>(
+    volume: &VolumeName,
+    known: &Volume,
+    points: &'a [Point],
+    now: SystemTime,
+) -> Result<Stand<'a>, FailoverError> {
+    let Some((base, epoch, until_ns)) = newest_window(points) else {
+        return done_before(volume, known, points).map(|done| Stand::Done(Box::new(done)));
+    };
+    let back = epoch.next();
+    let announced = said(base).any(|said| said == Said::Announced { epoch, back });
+    let resumed = announced && known.epoch == back && goes_on_from(known, points, base.id, epoch);
+    if !resumed && known.epoch != epoch {
+        return Err(FailoverError::EpochMoved { volume: volume.clone(), expected: epoch });
+    }
+    if !resumed && to_ns(now) > until_ns {
+        return Err(FailoverError::WindowOver { volume: volume.clone(), epoch, until: show_time(until_ns) });
+    }
+    Ok(Stand::Open(Open { base, epoch, resumed }))
 }
 
 /// What was taken back by an earlier run, if that is what this volume is at.

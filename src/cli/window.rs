@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use tidelock_failover::{CommitReport, UnpromoteReport, commit, unpromote};
+use tidelock_failover::{CommitReport, UnpromoteReport, check_unpromote, commit, status, unpromote};
 use tidelock_proto::VolumeName;
 
 use super::{exit::Failure, failpoint, output, promote::one_or_all, source::Source};
@@ -39,6 +39,10 @@ pub(crate) struct Unpromote {
 
 pub(crate) fn run_commit(args: &Commit) -> Result<(), Failure> {
     let access = args.source.open()?;
+    // None is committed before all are known.
+    for volume in &args.volumes {
+        status(&access, Some(volume)).map_err(Failure::failover)?;
+    }
     let one = |volume| commit(&access, volume).map_err(Failure::failover);
     let reports: Vec<CommitReport> = args.volumes.iter().map(one).collect::<Result<_, _>>()?;
     if args.json {
@@ -59,6 +63,9 @@ pub(crate) fn run_commit(args: &Commit) -> Result<(), Failure> {
 
 pub(crate) fn run_unpromote(args: &Unpromote) -> Result<(), Failure> {
     let access = args.source.open()?;
+    for volume in &args.volumes {
+        check_unpromote(&access, volume, SystemTime::now()).map_err(Failure::failover)?;
+    }
     let mut reports: Vec<UnpromoteReport> = Vec::new();
     for volume in &args.volumes {
         let done = unpromote(&access, volume, SystemTime::now(), &failpoint::on);
@@ -88,7 +95,10 @@ pub(crate) fn run_unpromote(args: &Unpromote) -> Result<(), Failure> {
             ("it had written", left),
         ]);
     }
-    output::print("\nStart the application on the old primary again, and its sidecar:");
+    output::print(
+        "\nIf the application still runs on the promoted primary, stop it: nobody replicates what it writes.",
+    );
+    output::print("Start the application on the old primary again, and its sidecar:");
     output::print(&format!("  {next_command}"));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -19,8 +20,6 @@ use crate::kept::Kept;
 const REFUSED: i32 = 2;
 const FAILED: i32 = 1;
 const USAGE: i32 = 64;
-/// Less than the volume that is promoted.
-const LITTLE_BYTES: u64 = 256 << 10;
 /// A volume of another sidecar.
 const OTHER: &str = "acme/other";
 
@@ -56,6 +55,19 @@ impl Live {
         let epoch = self.site.operator(&self.receiver, &["status", VOLUME])[0]["epoch"].clone();
         assert_eq!(epoch, 1, "{arguments:?}");
     }
+}
+
+/// Takes all there is, also what is kept back for root.
+fn fill(ballast: &Path) {
+    let mut file = File::create(ballast).expect("created");
+    let full = loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+    // Whatever is written later than it is taken in.
+    let _ = file.sync_all();
 }
 
 fn text(path: &Path) -> &str {
@@ -114,6 +126,24 @@ fn a_second_copy_of_an_epoch_comes_with_a_warning() {
 }
 
 #[test]
+fn of_several_volumes_none_is_given_back_unless_all_can_be() {
+    let kept = Kept::new();
+    let receiver = kept.receiver();
+    let report =
+        json(&process::output(kept.promotion(&receiver, &kept.site.path("new")).args(["--window", "1h"])));
+    assert!(report["window"].is_object(), "{report}");
+    let epoch = || kept.site.operator(&receiver, &["status", VOLUME])[0]["epoch"].clone();
+    for command in ["unpromote", "commit"] {
+        let asked = [command, VOLUME, "acme/typo"];
+        let said = process::output(&mut kept.site.operator_command(&receiver, &asked));
+        assert!(!said.status.success(), "{command}: {said:?}");
+        assert_eq!(epoch(), 2, "{command}");
+    }
+    let back = kept.site.operator(&receiver, &["unpromote", VOLUME]);
+    assert_eq!(back["epoch"], 3, "{back}");
+}
+
+#[test]
 fn points_that_are_not_listed_are_counted() {
     let kept = Kept::new();
     let receiver = kept.receiver();
@@ -153,10 +183,7 @@ fn a_dry_run_says_no_where_the_real_run_could_not_write() {
     assert!(remount("remount,rw"));
 
     let ballast = disk.path().join("ballast");
-    let file = File::create(&ballast).expect("created");
-    let found = rustix::fs::fstatvfs(&file).expect("it answers");
-    let len = (found.f_bfree * found.f_frsize).saturating_sub(LITTLE_BYTES);
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).expect("there is room");
+    fill(&ballast);
     for more in [&["--dry-run"][..], &[], &["--dry-run", "--instant"]] {
         let (code, error) = ask(more);
         assert!(code == Some(REFUSED) && error.contains("make room"), "{more:?}: {error}");
