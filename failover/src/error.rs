@@ -362,6 +362,27 @@ pub enum FailoverError {
          checkpoint --wait`, and promote"
     )]
     MoveWithoutStop(VolumeName),
+    /// What needs an empty directory, and overwrites none.
+    #[error("{} is not empty{}; nothing was changed: choose another directory", directory.display(), unfinished(.holds))]
+    NotVacant {
+        /// The directory.
+        directory: PathBuf,
+        /// Of what it holds an unfinished copy.
+        holds: Option<String>,
+    },
+    /// A directory that is to be rolled back is not what the volume is kept in.
+    #[error(
+        "{} has no name in common with point {point} of {volume}, nor with the newest, and all that is there would be deleted: is it the right \
+         directory? --force goes on nevertheless", directory.display()
+    )]
+    NotThatVolume {
+        /// The directory.
+        directory: PathBuf,
+        /// The volume.
+        volume: VolumeName,
+        /// The point that was to be gone back to.
+        point: PointId,
+    },
     /// A volume was named more than once.
     #[error("volume {0} is named twice")]
     VolumeTwice(VolumeName),
@@ -457,6 +478,19 @@ pub enum FailoverError {
 }
 
 impl FailoverError {
+    /// For a command that has no --overwrite, and must not advise it.
+    pub(crate) fn without_overwrite(self) -> Self {
+        match self {
+            Self::Reconcile(ReconcileError::NotEmpty(directory)) => {
+                Self::NotVacant { directory, holds: None }
+            }
+            Self::Reconcile(ReconcileError::Unfinished { path, holds }) => {
+                Self::NotVacant { directory: path, holds: Some(holds) }
+            }
+            other => other,
+        }
+    }
+
     /// Whether this was not done on purpose, because it could lose data; nothing was changed.
     pub fn is_refusal(&self) -> bool {
         matches!(
@@ -470,6 +504,8 @@ impl FailoverError {
                 | Self::InUse { .. }
                 | Self::WithinVolume { .. }
                 | Self::NotOfGroup { .. }
+                | Self::NotVacant { .. }
+                | Self::NotThatVolume { .. }
                 | Self::NoRoom { .. }
                 | Self::MoveDisconnected(_)
                 | Self::MoveWithoutStop(_)
@@ -530,6 +566,10 @@ fn advice(source: &(dyn Error + 'static)) -> &'static str {
 
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn unfinished(holds: &Option<String>) -> String {
+    holds.as_ref().map(|holds| format!(", but holds an unfinished copy of {holds}")).unwrap_or_default()
 }
 
 fn of_group(volume: &VolumeName, group: &[VolumeName]) -> String {

@@ -183,7 +183,8 @@ fn open(
         accept_fuzzy: options.accept_fuzzy,
         ..RestoreOptions::default()
     };
-    let done = restore(access, volume, directory, &whole, events)?;
+    let done =
+        restore(access, volume, directory, &whole, events).map_err(FailoverError::without_overwrite)?;
     Ok(Opened { volume: done.volume, point: done.point, work: Some(done.work), mounted: None, mount_missed })
 }
 

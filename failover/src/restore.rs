@@ -103,6 +103,17 @@ pub fn restore(
     options: &RestoreOptions,
     events: &(dyn Fn(Event) + Sync),
 ) -> Result<RestoreReport, FailoverError> {
+    restore_if(access, (volume, directory), options, events, &|_, _| Ok(()))
+}
+
+/// The same, unless the judge of what is to be written says no.
+pub(crate) fn restore_if(
+    access: &Access,
+    (volume, directory): (&VolumeName, &Path),
+    options: &RestoreOptions,
+    events: &(dyn Fn(Event) + Sync),
+    judge: &dyn Fn(&Choice, &Tree) -> Result<(), FailoverError>,
+) -> Result<RestoreReport, FailoverError> {
     let begun = Instant::now();
     events(Event::Step(Step::Select));
     let choice = choose(access, volume, &options.at, options.accept_fuzzy, SystemTime::now())?;
@@ -116,6 +127,7 @@ pub fn restore(
     let unseen = if options.force { 0 } else { not_in_use(directory)? };
     events(Event::Step(Step::Check));
     let tree = options.part.of(access.tree(volume, &choice.point)?)?;
+    judge(&choice, &tree)?;
     if !options.force {
         Room::default().check(directory, &tree, (access, &choice))?;
     }

@@ -3,19 +3,24 @@
 //! No epoch rises: the volume stays where it is, and its sidecar sends what the rollback changed as the next point, so it can be
 //! rolled forward again. It must not run meanwhile, or there would be points of a half-done rollback.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use serde::Serialize;
-use tidelock_proto::VolumeName;
-use tidelock_receiver::reconcile::{ReconcileError, Report};
+use tidelock_proto::{FileId, Tree, VolumeName};
+use tidelock_receiver::reconcile::{self, ReconcileError, Report, Vacancy};
 
 use crate::{
     access::Access,
     at::At,
     error::FailoverError,
     openers::{Openers, at_rest},
-    report::PointReport,
-    restore::{Event, RestoreOptions, restore},
+    report::{Choice, PointReport, choose},
+    restore::{Event, RestoreOptions, restore_if},
 };
 
 /// To which point, and whatever may be in the way.
@@ -27,7 +32,7 @@ pub struct RollbackOptions {
     pub accept_fuzzy: bool,
     /// Files of the right size and time are not read.
     pub trust_mtime: bool,
-    /// Though processes have files open there, or the sidecar is connected.
+    /// Though processes have files open there, the sidecar is connected, or the directory has nothing in common with the volume.
     pub force: bool,
 }
 
@@ -76,7 +81,11 @@ pub fn rollback(
         force: true,
         ..RestoreOptions::default()
     };
-    let done = restore(access, volume, directory, &whole, events)?;
+    let judge = |choice: &Choice, tree: &Tree| match options.force {
+        true => Ok(()),
+        false => check_resembles(access, volume, directory, (choice, tree)),
+    };
+    let done = restore_if(access, (volume, directory), &whole, events, &judge)?;
     Ok(RollbackReport {
         volume: done.volume,
         point: done.point,
@@ -86,4 +95,31 @@ pub fn rollback(
         took_ms: done.took_ms,
         work: done.work,
     })
+}
+
+/// A mistyped directory must not become the volume: what is to be gone back from has a name in common with the point, or with the newest one. One that is empty, or was
+/// begun, has nothing to lose.
+fn check_resembles(
+    access: &Access,
+    volume: &VolumeName,
+    directory: &Path,
+    (choice, tree): (&Choice, &Tree),
+) -> Result<(), FailoverError> {
+    if reconcile::vacancy(directory)? != Vacancy::Occupied {
+        return Ok(());
+    }
+    let named = |tree: &Tree| {
+        let names = tree.entries(FileId::ROOT).into_iter().flatten();
+        let mut names = names.map(|(name, _)| OsStr::from_bytes(name.as_bytes()));
+        names.any(|name| name != "lost+found" && directory.join(name).symlink_metadata().is_ok())
+    };
+    if named(tree) {
+        return Ok(());
+    }
+    let newest = choose(access, volume, &At::Latest, true, SystemTime::now())?;
+    if named(&access.tree(volume, &newest.point)?) {
+        return Ok(());
+    }
+    let point = choice.point.id;
+    Err(FailoverError::NotThatVolume { directory: directory.to_owned(), volume: volume.clone(), point })
 }

@@ -477,6 +477,52 @@ fn a_rollback_is_in_place_and_not_while_somebody_works_there() {
 }
 
 #[test]
+fn a_directory_that_is_not_the_volume_is_not_rolled_back() {
+    let world = World::new();
+    let dir = TempDir::new().unwrap();
+    let back = |force| {
+        let options = RollbackOptions { at: "1.2".parse().unwrap(), force, ..RollbackOptions::default() };
+        rollback(&world.access(), &world.volume(), dir.path(), &options, &|_| {}).map(drop)
+    };
+    fs::write(dir.path().join("precious"), "of something else").unwrap();
+    let refused = back(false).unwrap_err();
+    assert!(matches!(refused, FailoverError::NotThatVolume { .. }) && refused.is_refusal(), "{refused}");
+    assert_eq!(fs::read_to_string(dir.path().join("precious")).unwrap(), "of something else");
+    // Whoever has lost everything goes back without being asked, and goes on.
+    fs::remove_file(dir.path().join("precious")).unwrap();
+    back(false).unwrap();
+    fs::remove_file(dir.path().join("which")).unwrap();
+    fs::write(marker_path(dir.path()), "t/v 1.2").unwrap();
+    back(false).unwrap();
+    fs::rename(dir.path().join("which"), dir.path().join("which.locked")).unwrap();
+    assert!(back(false).is_err());
+    back(true).unwrap();
+    assert!(!dir.path().join("which.locked").exists());
+}
+
+#[test]
+fn nobody_is_told_to_overwrite_by_a_command_that_cannot() {
+    let world = World::new();
+    fs::create_dir(world.target()).unwrap();
+    for name in ["mine", tidelock_receiver::reconcile::MARKER] {
+        fs::write(world.target().join(name), "t/other 1.1").unwrap();
+        let access = Arc::new(world.access());
+        let mounted = mount(access.clone(), None, &world.volume(), &world.target(), &MountOptions::default());
+        let instant =
+            instant((Some(access.clone()), None), &world.volume(), &world.target(), &at("latest"), &|_| {});
+        let planned =
+            plan_promotions(&access, &[(world.volume(), world.target())], &at("latest"), true, &|_| {});
+        for refused in [mounted.map(drop), instant.map(drop), planned.map(drop)] {
+            let refused = refused.unwrap_err();
+            let text = refused.to_string();
+            assert!(refused.is_refusal() && !text.contains("--overwrite"), "{text}");
+            assert_eq!(text.contains("t/other 1.1"), name != "mine", "{text}");
+        }
+        fs::remove_file(world.target().join("mine")).unwrap_or_default();
+    }
+}
+
+#[test]
 fn a_clone_is_a_volume_of_its_own_with_the_same_chunks() {
     let world = World::new();
     let copy: VolumeName = "t/copy".parse().unwrap();

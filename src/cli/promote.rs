@@ -242,7 +242,7 @@ fn basis(known: bool, resumed: bool, behind_bytes: Option<u64>) -> String {
 
 fn print_plan(plan: &PromotePlan) {
     let primary = match plan.connected {
-        Some(true) => "is connected, and would be fenced while it works",
+        Some(true) => "is connected, and would be fenced while it works: `tidelock move` loses nothing",
         Some(false) => "is not connected",
         None => "is not known without a running receiver",
     };

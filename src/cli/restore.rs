@@ -203,8 +203,7 @@ pub(crate) fn warn(report: &tidelock_receiver::reconcile::Report) {
 /// Says that somebody may work there who was not seen.
 pub(crate) fn warn_unseen(unseen: u64) {
     if unseen > 0 {
-        eprintln!(
-            "tidelock: {unseen} processes of others could not be looked at: run as root to see who has files open there"
-        );
+        let root = if rustix::process::geteuid().is_root() { "" } else { "; root may" };
+        eprintln!("tidelock: {unseen} processes could not be looked at, and may have files open there{root}");
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// The directory
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Though processes have files open there, or the sidecar is connected
+    /// Though processes have files open there, the sidecar is connected, or the directory has no name in common with the volume
     #[arg(long)]
     force: bool,
     /// Take what is refused otherwise

@@ -163,7 +163,9 @@ fn open(
     choice: &Choice,
     options: &MountOptions,
 ) -> Result<(PathBuf, BackgroundSession), FailoverError> {
-    reconcile::check_target(directory, &target_options(volume, choice.point.id, false, false))?;
+    let target = target_options(volume, choice.point.id, false, false);
+    let vacant = reconcile::check_target(directory, &target);
+    vacant.map_err(|error| FailoverError::from(error).without_overwrite())?;
     // Where it is, however the caller moves.
     let directory = fs::canonicalize(directory).map_err(FailoverError::Mount)?;
     // Before it is mounted over: the file has no name there.

@@ -95,7 +95,10 @@ fn one(
     room: &mut Room,
     events: &(dyn Fn(Event) + Sync),
 ) -> Result<PromotePlan, FailoverError> {
-    let selected = select(access, volume, directory, options, events)?;
+    let selected = select(access, volume, directory, options, events).map_err(|error| match instant {
+        true => error.without_overwrite(),
+        false => error,
+    })?;
     events(Event::Step(Step::Check));
     let room = (!options.force).then_some(room);
     let Checked { tree, probe, already, free_bytes } = selected.check(access, volume, directory, room)?;

@@ -174,7 +174,8 @@ fn begin(
 ) -> Result<Instant, FailoverError> {
     // Of a run that was interrupted before it had fenced, or right after.
     place::clear(volume, directory)?;
-    let selected = select(&access, volume, directory, options, events)?;
+    let selected =
+        select(&access, volume, directory, options, events).map_err(FailoverError::without_overwrite)?;
     let checking = Time::now();
     events(Event::Step(Step::Check));
     // All of it is fetched in the end.
@@ -373,7 +374,7 @@ pub(super) fn check_begin(volume: &VolumeName, directory: &Path, tree: &Tree) ->
     if tree.lookup(tidelock_proto::FileId::ROOT, &reserved).is_some() {
         return Err(reconcile::ReconcileError::Instant(directory.to_owned()).into());
     }
-    place::check(volume, directory)?;
+    place::check(volume, directory).map_err(FailoverError::without_overwrite)?;
     check_mountable().map_err(FailoverError::Mount)
 }
 
