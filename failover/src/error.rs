@@ -396,18 +396,15 @@ pub enum FailoverError {
     },
     /// A volume is to get the point of another one, with which it was not cut.
     #[error(
-        "{other} is not cut together with {volume}: point {point} is of {}; promote it with a command of its own",
-        of_group(.volume, .group)
+        "{other} is not cut together with {volume}, whose point is of {group}; promote it with a command of its own"
     )]
     NotOfGroup {
         /// The first volume.
         volume: VolumeName,
-        /// Its point.
-        point: PointId,
         /// The other.
         other: VolumeName,
-        /// Whom the point is of, if not of the first alone.
-        group: Vec<VolumeName>,
+        /// Whom the point is of.
+        group: Box<str>,
     },
     /// There is nothing in a directory that is to be imported.
     #[error("{} is empty: is the volume mounted there?", .0.display())]
@@ -570,13 +567,6 @@ fn mebibytes(bytes: u64) -> String {
 
 fn unfinished(holds: &Option<String>) -> String {
     holds.as_ref().map(|holds| format!(", but holds an unfinished copy of {holds}")).unwrap_or_default()
-}
-
-fn of_group(volume: &VolumeName, group: &[VolumeName]) -> String {
-    match group {
-        [] => format!("{volume} alone"),
-        group => group.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-    }
 }
 
 fn others(volumes: &[VolumeName]) -> String {

@@ -30,9 +30,11 @@ pub fn check_group(
         None => Ok(()),
         Some((other, _)) => Err(FailoverError::NotOfGroup {
             volume: first.clone(),
-            point: point.id,
             other: other.clone(),
-            group: point.cut.group.clone(),
+            group: match &point.cut.group[..] {
+                [] => "that alone".into(),
+                group => group.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into(),
+            },
         }),
     }
 }
