@@ -56,6 +56,7 @@ async fn metrics(State(context): State<Arc<Context>>) -> Response {
     if let Some(archive) = &context.archive {
         context.metrics.set_archive(&archive.observe());
     }
+    context.metrics.set_identity(context.identity.validity());
     context.metrics.set_full(context.store.full().is_some());
     context.metrics.set_absent(context.store.parts().map_or(0, |parts| parts.absent_bytes()));
     if let Some(cap) = context.cap {

@@ -3,7 +3,10 @@
 //! Counters are moved where things happen. Gauges of volumes are set at the moment somebody asks, from the store and
 //! from what is live, so that an idle volume's lag grows without any timer.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -11,7 +14,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tidelock_proto::VolumeName;
+use tidelock_proto::{VolumeName, pki::Validity};
 
 use crate::archive::Observed;
 
@@ -51,6 +54,8 @@ pub struct Metrics {
     retired: Counter,
     freed: Counter,
     archive: ArchiveGauges,
+    identity_begins: Gauge,
+    identity_ends: Gauge,
 }
 
 /// What is told of the archive.
@@ -129,6 +134,8 @@ impl Default for Metrics {
             retired: Counter::default(),
             freed: Counter::default(),
             archive: ArchiveGauges::default(),
+            identity_begins: Gauge::default(),
+            identity_ends: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -171,6 +178,12 @@ impl Metrics {
             s,
             self.durable.clone(),
         );
+        for (name, help, gauge) in [
+            ("identity_not_before_timestamp", "When the certificate in use began", &self.identity_begins),
+            ("identity_not_after_timestamp", "When the certificate in use ends", &self.identity_ends),
+        ] {
+            to.register_with_unit(name, help, Unit::Seconds, gauge.clone());
+        }
         to.register("sessions", "Sidecar sessions running", self.sessions.clone());
         to.register("peers_refused", "Peers whose certificate was refused", self.refused_peers.clone());
         to.register(
@@ -345,6 +358,13 @@ impl Metrics {
         self.near_cap.set(i64::from(near));
     }
 
+    /// From when to when the certificate in use is valid.
+    pub fn set_identity(&self, validity: Validity) {
+        let seconds = |at: SystemTime| signed(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        self.identity_begins.set(seconds(validity.not_before));
+        self.identity_ends.set(seconds(validity.not_after));
+    }
+
     /// The store takes no writes any more.
     pub fn on_poisoned(&self) {
         self.poisoned.set(1);
@@ -420,9 +440,13 @@ mod tests {
         metrics.add_chunks(&volume, 3, 1, 12_288);
         metrics.observe_durable(Duration::from_micros(200));
         let session = metrics.begin_session();
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        metrics.set_identity(Validity { not_before: at(100), not_after: at(900) });
         let text = metrics.encode();
         for line in [
             "tidelock_lag_seconds{tenant=\"acme\",volume=\"pg\"} 1.5",
+            "tidelock_identity_not_before_timestamp_seconds 100",
+            "tidelock_identity_not_after_timestamp_seconds 900",
             "tidelock_clock_offset_seconds{tenant=\"acme\",volume=\"pg\"} -0.25",
             "tidelock_received_bytes_total{tenant=\"acme\",volume=\"pg\"} 12288",
             "tidelock_chunks_deduplicated_total{tenant=\"acme\",volume=\"pg\"} 1",

@@ -48,7 +48,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         return Err(RunError::Transport(TransportError::NotAReceiver(identity.peer().to_string())));
     }
     // Before the store: who cannot serve takes nobody's archive over.
-    let server = transport::server(config.listen, identity).map_err(|error| match error {
+    let server = transport::server(config.listen, identity.clone()).map_err(|error| match error {
         TransportError::Bind { source, .. } => {
             RunError::Listen { option: "--listen", address: config.listen, cause: source }
         }
@@ -72,6 +72,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         store,
         volumes: Volumes::default(),
         metrics: Metrics::default(),
+        identity,
         images,
         checks: CheckPool::start().map_err(RunError::Threads)?,
         background: Background::start().map_err(RunError::Threads)?,

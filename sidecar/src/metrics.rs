@@ -1,15 +1,24 @@
 //! Metrics for Prometheus, read from the volumes' [`Status`] at each scrape, so that there is one truth.
 //!
-//! All names begin with `tidelock_`; all carry the label `volume`. The headline is `tidelock_lag_seconds`.
+//! All names begin with `tidelock_`; all but those of the identity carry the label `volume`. The headline is `tidelock_lag_seconds`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text},
-    metrics::{counter::ConstCounter, gauge::ConstGauge, histogram::Histogram},
-    registry::Registry,
+    metrics::{
+        counter::ConstCounter,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
+    registry::{Registry, Unit},
 };
+use tidelock_proto::pki::Validity;
 
 use crate::status::{State, Status};
 
@@ -57,10 +66,25 @@ impl Histograms {
     }
 }
 
-/// The metrics of these volumes, as text in the OpenMetrics format. `now_ns` is the time since 1970.
-pub fn render(volumes: &[Arc<Status>], now_ns: u64) -> Result<String, fmt::Error> {
+/// The metrics of these volumes and of the identity, as text in the OpenMetrics format. `now_ns` is the time since 1970.
+pub fn render(
+    volumes: &[Arc<Status>],
+    identity: Option<Validity>,
+    now_ns: u64,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("tidelock");
     registry.register_collector(Box::new(Volumes { volumes: volumes.to_vec(), now_ns }));
+    if let Some(Validity { not_before, not_after }) = identity {
+        for (name, help, at) in [
+            ("identity_not_before_timestamp", "When the certificate in use began", not_before),
+            ("identity_not_after_timestamp", "When the certificate in use ends", not_after),
+        ] {
+            let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let gauge: Gauge = Gauge::default();
+            gauge.set(since.as_secs().try_into().unwrap_or(i64::MAX));
+            registry.register_with_unit(name, help, Unit::Seconds, gauge);
+        }
+    }
     let mut page = String::new();
     text::encode(&mut page, &registry)?;
     Ok(page)
@@ -206,9 +230,13 @@ mod tests {
         volumes[1].counters.missed_changes.add(3);
         volumes[1].set_condition("unverified", "events were lost");
         volumes[1].histograms.observe_cut(Duration::from_micros(200));
-        let page = render(&volumes, 1_250_000_000).expect("a page");
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let identity = Validity { not_before: at(100), not_after: at(900) };
+        let page = render(&volumes, Some(identity), 1_250_000_000).expect("a page");
         for line in [
             r#"tidelock_lag_seconds{volume="t/b"} 0.25"#,
+            "tidelock_identity_not_before_timestamp_seconds 100",
+            "tidelock_identity_not_after_timestamp_seconds 900",
             r#"tidelock_missed_changes_total{volume="t/a"} 0"#,
             r#"tidelock_missed_changes_total{volume="t/b"} 3"#,
             r#"tidelock_condition{volume="t/b",condition="unverified"} 1"#,

@@ -146,8 +146,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<O
     tasks.spawn({
         let end = until(tasks_end);
         let control = Control::new(desk.clone(), hooks.clone());
+        let identity = Some(identity.clone());
         async move {
-            if let Err(error) = http::serve(listener, statuses, control, end).await {
+            if let Err(error) = http::serve(listener, statuses, identity, control, end).await {
                 tracing::error!(%error, "the local port failed");
             }
         }

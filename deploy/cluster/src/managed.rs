@@ -11,7 +11,7 @@ use tidelock_proto::identity::TrustDomain;
 
 use crate::{
     api::{AuthorityCalls, IdentityCalls},
-    authority::{Care, KeepError, Keeper},
+    authority::{Care, Ends, KeepError, Keeper},
     identity::{Issuer, Policy, routes},
 };
 
@@ -54,6 +54,7 @@ pub async fn run<C: AuthorityCalls + IdentityCalls + Clone>(
     let url = format!("https://{}", hosts.first().map_or("localhost", String::as_str));
     let keeper = Keeper::begin(calls.clone(), hosts, config.certificate.clone(), care).await?;
     let trusted = keeper.trusted();
+    extras.registry.register_collector(Box::new(Ends::new(keeper.trusted(), care.rotation)));
     if config.injection.identity_from.is_none() {
         let now = keeper.trusted();
         config.injection.identity_from = Some(IdentityFrom { url, authorities: now().own.clone() });

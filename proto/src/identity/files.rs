@@ -28,7 +28,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::peer::{self, IdentityError, Peer};
-use crate::{limits, transport::reset::ResetSecret};
+use crate::{limits, pki::Validity, transport::reset::ResetSecret};
 
 /// The certificate chain, leaf first, PEM.
 pub const CERTIFICATE_FILE: &str = "tls.crt";
@@ -134,7 +134,7 @@ pub(crate) struct Credentials {
     pub(crate) client_verifier: Arc<dyn ClientCertVerifier>,
     pub(crate) reset: ResetSecret,
     serial: String,
-    not_after: SystemTime,
+    validity: Validity,
 }
 
 impl Identity {
@@ -163,7 +163,12 @@ impl Identity {
 
     /// When the certificate in use expires.
     pub fn not_after(&self) -> SystemTime {
-        self.0.current.load().not_after
+        self.0.current.load().validity.not_after
+    }
+
+    /// From when to when the certificate is valid; of files that have changed, the new one's.
+    pub fn validity(&self) -> Validity {
+        self.credentials().validity
     }
 
     /// Takes over changed files; returns whether it did. Handshakes call this by themselves.
@@ -180,7 +185,7 @@ impl Identity {
         *seen = stamps;
         match loaded.and_then(|credentials| self.same_role(credentials)) {
             Ok(credentials) => {
-                info!(serial = %credentials.serial, not_after = %humantime::format_rfc3339_seconds(credentials.not_after), "identity reloaded");
+                info!(serial = %credentials.serial, not_after = %humantime::format_rfc3339_seconds(credentials.validity.not_after), "identity reloaded");
                 self.0.current.store(Arc::new(credentials));
                 true
             }
@@ -292,7 +297,7 @@ impl Credentials {
             client_verifier,
             reset,
             serial,
-            not_after,
+            validity: Validity { not_before, not_after },
         })
     }
 }

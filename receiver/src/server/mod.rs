@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) volumes: Volumes,
     pub(crate) metrics: Metrics,
+    /// Who this is to its peers.
+    pub(crate) identity: Identity,
     /// The hot images, if any are kept.
     pub(crate) images: Option<Arc<Images>>,
     pub(crate) checks: CheckPool,

@@ -16,6 +16,7 @@ use axum::{
     routing::get,
 };
 use serde::Serialize;
+use tidelock_proto::identity::Identity;
 use tokio::net::TcpListener;
 
 pub(crate) use self::control::Control;
@@ -39,23 +40,24 @@ struct Page {
 pub(crate) async fn serve(
     listener: TcpListener,
     volumes: Vec<Arc<Status>>,
+    identity: Option<Identity>,
     control: Control,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let listener = Bounded::new(listener, limits::HTTP_CONNECTIONS_MAX);
     let volumes: Volumes = volumes.into();
-    let router = router(volumes.clone()).merge(control::router(control, volumes));
+    let router = router(volumes.clone(), identity).merge(control::router(control, volumes));
     let service = router.into_make_service_with_connect_info::<control::Peer>();
     axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 
-fn router(volumes: Volumes) -> Router {
+fn router(volumes: Volumes, identity: Option<Identity>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(page))
         .route("/status", get(status))
-        .with_state(volumes)
+        .with_state(volumes.clone())
+        .merge(Router::new().route("/metrics", get(page)).with_state((volumes, identity)))
 }
 
 /// Names the volumes that are not ready, and why.
@@ -71,8 +73,8 @@ async fn ready(State(volumes): State<Volumes>) -> Response {
     }
 }
 
-async fn page(State(volumes): State<Volumes>) -> Response {
-    match metrics::render(&volumes, now_ns()) {
+async fn page(State((volumes, identity)): State<(Volumes, Option<Identity>)>) -> Response {
+    match metrics::render(&volumes, identity.map(|identity| identity.validity()), now_ns()) {
         Ok(page) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -111,7 +113,7 @@ mod tests {
         let port = listener.local_addr().expect("bound").port();
         let desk = Arc::new(crate::cut::Desk::new().expect("an eventfd"));
         let control = Control::new(desk, Arc::new(crate::hooks::Hooks::new(Default::default())));
-        tokio::spawn(serve(listener, vec![volume.clone()], control, std::future::pending()));
+        tokio::spawn(serve(listener, vec![volume.clone()], None, control, std::future::pending()));
         assert!(ask(port, "/healthz").await.starts_with("HTTP/1.1 200"));
         let unready = ask(port, "/readyz").await;
         assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("t/v: connecting"), "{unready}");

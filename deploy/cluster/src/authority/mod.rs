@@ -10,6 +10,7 @@
 //! is believed long before it signs ([`Rotation`]); whoever believes it in other clusters has to hear of that in this time.
 
 mod keep;
+mod metrics;
 mod rotate;
 
 use std::{collections::BTreeMap, time::SystemTime};
@@ -20,6 +21,7 @@ use tidelock_proto::pki::{Authority, AuthorityError, CA_VALIDITY, PkiError, Vali
 use tracing::info;
 
 pub use keep::{Care, Keeper};
+pub(crate) use metrics::Ends;
 pub use rotate::Rotation;
 use rotate::{Successor, Turn, is_over, split, turn};
 
@@ -74,6 +76,12 @@ pub struct Trusted {
 }
 
 impl Trusted {
+    /// When its successor is to sign, if it has one.
+    fn successor_signs_at(&self, rotation: Rotation) -> Option<SystemTime> {
+        let successor = self.successor.as_ref()?;
+        Some(successor.signs_at(self.authority.not_after(), rotation.overlap))
+    }
+
     /// What is to be done about this authority, which was read from this Secret.
     fn turn(
         &self,

@@ -60,7 +60,7 @@ impl Successor {
     }
 
     /// When it is to sign in the place of one that ends then: after the overlap, and in time if that is too long.
-    fn signs_at(&self, end: SystemTime, overlap: Duration) -> SystemTime {
+    pub(super) fn signs_at(&self, end: SystemTime, overlap: Duration) -> SystemTime {
         let left = end.duration_since(self.since).unwrap_or_default();
         self.since + overlap.min(left / 2)
     }
