@@ -267,7 +267,8 @@ pub async fn failback<H: ApplyCalls, S: ApplyCalls>(
     }
     let current = epoch(&planned.volumes).unwrap_or(1);
     let fenced_before = planned.volumes.iter().all(|volume| volume.promoted);
-    if at_home.is_some() && wish.home_epoch == Some(current) && !fenced_before {
+    // Objects are applied last: what says this epoch has its data, also if its sidecar has not been heard of yet.
+    if at_home.is_some() && wish.home_epoch == Some(current) {
         let Some(handed) = handed.filter(|_| current > 1) else {
             return Err(FailbackError::NeverLeft { workload: key.to_string(), epoch: current });
         };
@@ -277,6 +278,10 @@ pub async fn failback<H: ApplyCalls, S: ApplyCalls>(
         && let Some(written) = planned.volumes.iter().find(|volume| volume.connected == Some(true))
     {
         return Err(FailbackError::Writer(written.volume.clone()));
+    }
+    // Who cannot reach it would find out when the copy is done.
+    if let Some(standby) = standby {
+        read(standby, &key, &namespace).await?;
     }
 
     let mut phases = Phases::default();

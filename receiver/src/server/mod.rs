@@ -11,6 +11,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use tidelock_proto::{
     VolumeName,
+    identity::Identity,
     transport::{Connection, FrameError, FrameReader, FrameWriter, Handshake, Server, TransportError},
     wire::messages::{Denied, Open, OpenKind, ToSidecar, ToSidecarKind},
 };

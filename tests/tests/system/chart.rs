@@ -17,7 +17,7 @@ use tidelock_tests::{
 };
 
 #[path = "../../../deploy/injector/tests/injector/pod_security.rs"]
-mod pod_security;
+pub(super) mod pod_security;
 
 pub(super) const HELM: Need = Need::Program("helm");
 const VALIDATE: Need = Need::Program("kubernetes-validate");

@@ -32,6 +32,7 @@ mod monitoring;
 mod mounting;
 mod mounts;
 mod moving;
+mod obstacles;
 mod order;
 mod paths;
 mod pause;

@@ -1,7 +1,11 @@
 //! A workload is tried, fails over to another cluster when its own is lost, and comes home: the programs as they are run, with a real
 //! PostgreSQL, against clusters that only keep objects ([`crate::cluster`]).
 
-use std::{collections::BTreeMap, fs, process::Output};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Output,
+};
 
 use serde_json::{Value, json};
 use tidelock_manifests::{Document, file_name};
@@ -14,24 +18,25 @@ use tidelock_tests::{
 };
 
 use crate::{
-    cluster::{Cluster, kubeconfig},
+    cluster::{Cluster, kinds_that_are_valid, kubeconfig},
     shop,
 };
 
 const OBJECTS: &str = "shop/kubernetes_objects";
-const DATA: &str = "shop/data-orders-0";
+pub(crate) const DATA: &str = "shop/data-orders-0";
+const VALIDATE: Need = Need::Program("kubernetes-validate");
 
 /// Two clusters and a receiver.
-struct Story {
-    site: Site,
-    receiver: Receiver,
-    home: Cluster,
-    standby: Cluster,
+pub(crate) struct Story {
+    pub(crate) site: Site,
+    pub(crate) receiver: Receiver,
+    pub(crate) home: Cluster,
+    pub(crate) standby: Cluster,
 }
 
 impl Story {
     /// The shop runs at home; the standby has only what its people put there.
-    fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let site = Site::new();
         let mut receiver = site.receiver();
         for expected in ["fell silent", "fenced", "promoted", "raised"] {
@@ -54,7 +59,7 @@ impl Story {
     }
 
     /// What the recorder does at home.
-    fn record(&self) -> Sidecar {
+    pub(crate) fn record(&self) -> Sidecar {
         let objects = self.site.new_dir("objects");
         let workload = "sts/orders".parse().expect("a workload");
         let all = [shop::namespace(), shop::certificates().into()].concat();
@@ -66,8 +71,24 @@ impl Story {
         recorder
     }
 
+    /// The shop works at home, and all of it is replicated.
+    pub(crate) fn open_shop(&mut self) -> Sidecar {
+        self.home.start();
+        wait_for(&self.home);
+        execute(&self.home, "create table orders (origin text, id int)");
+        execute(&self.home, "insert into orders select 'home', generate_series(1, 1000)");
+        let recorder = self.record();
+        self.home.caught_up("shop", "orders-0");
+        recorder
+    }
+
+    /// Where the identity is that volumes at the standby are filled with.
+    pub(crate) fn reader(&self) -> String {
+        self.site.path("reader.id").to_str().expect("UTF-8").to_owned()
+    }
+
     /// A command of whoever looks after both.
-    fn tidelock(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn tidelock(&self, arguments: &[&str]) -> Output {
         let config = self.site.path("kubeconfig");
         kubeconfig(&config, &[("home", &self.home), ("standby", &self.standby)]);
         let mut command = self.site.operator_command(&self.receiver, arguments);
@@ -75,14 +96,14 @@ impl Story {
     }
 
     /// One that succeeds.
-    fn report(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn report(&self, arguments: &[&str]) -> Value {
         let out = self.tidelock(arguments);
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{arguments:?}: {said}");
         serde_json::from_slice(&out.stdout).unwrap_or_else(|error| panic!("{error}: {out:?}"))
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.report(&["status", DATA])[0].clone()
     }
 }
@@ -91,23 +112,27 @@ fn database(cluster: &Cluster) -> Pg {
     cluster.pg("shop", "orders-0", "data-orders-0")
 }
 
-fn execute(cluster: &Cluster, sql: &str) {
+pub(crate) fn execute(cluster: &Cluster, sql: &str) {
     database(cluster).connect().batch_execute(sql).expect("written");
 }
 
 /// How many rows of each origin there are.
-fn rows(cluster: &Cluster) -> BTreeMap<String, i64> {
-    let mut client = database(cluster).connect();
+pub(crate) fn rows(cluster: &Cluster) -> BTreeMap<String, i64> {
+    rows_of(&database(cluster))
+}
+
+fn rows_of(database: &Pg) -> BTreeMap<String, i64> {
+    let mut client = database.connect();
     let rows = client.query("select origin, count(*) from orders group by origin", &[]).expect("it answers");
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-fn counted(counts: &[(&str, i64)]) -> BTreeMap<String, i64> {
+pub(crate) fn counted(counts: &[(&str, i64)]) -> BTreeMap<String, i64> {
     counts.iter().map(|(origin, count)| ((*origin).to_owned(), *count)).collect()
 }
 
 /// Waits until the pod has its socket and PostgreSQL answers.
-fn wait_for(cluster: &Cluster) {
+pub(crate) fn wait_for(cluster: &Cluster) {
     wait::until_true("the pod is ready", 2 * SOON, || {
         let set = cluster.shelf.get("statefulsets", "shop", "orders").unwrap_or_default();
         set["status"]["readyReplicas"] == 1
@@ -121,22 +146,16 @@ fn wait_for(cluster: &Cluster) {
 
 #[test]
 fn a_postgresql_is_tried_fails_over_and_comes_home_with_all_that_was_written() {
-    if !met(&[Need::PostgreSql]) {
+    if !met(&[Need::PostgreSql, VALIDATE]) {
         return;
     }
     let mut story = Story::begin();
-    story.home.start();
-    wait_for(&story.home);
-    execute(&story.home, "create table orders (origin text, id int)");
-    execute(&story.home, "insert into orders select 'home', generate_series(1, 1000)");
-    let mut recorder = story.record();
-    story.home.caught_up("shop", "orders-0");
+    let mut recorder = story.open_shop();
 
     // Tried at the standby, while it runs at home.
     story.standby.start();
-    let reader = story.site.path("reader.id");
-    let reader = reader.to_str().expect("UTF-8");
-    let common = ["sts/orders", "--namespace", "shop", "--context", "standby", "--fill-identity", reader];
+    let reader = story.reader();
+    let common = ["sts/orders", "--namespace", "shop", "--context", "standby", "--fill-identity", &reader];
     let tried =
         story.report(&[&["test"], &common[..], &["--receiver-there", &story.receiver.listen]].concat());
     assert_eq!(
@@ -227,4 +246,91 @@ fn a_postgresql_is_tried_fails_over_and_comes_home_with_all_that_was_written() {
     let again = story.report(&failback);
     assert_eq!((&again["already"], &again["fenced"]), (&json!(true), &json!([])));
     assert_eq!(story.status()["epoch"], 3);
+
+    // All that was sent to either is what an API server takes.
+    let sent = [story.home.shelf.sent(), story.standby.shelf.sent()].concat();
+    let kinds = kinds_that_are_valid(&sent);
+    let wanted = [
+        "ConfigMap",
+        "Job",
+        "Namespace",
+        "NetworkPolicy",
+        "PersistentVolumeClaim",
+        "PodDisruptionBudget",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+        "StatefulSet",
+    ];
+    assert!(kinds.iter().eq(wanted), "{kinds:?}");
+    let jobs = sent.iter().filter(|one| one["kind"] == "Job");
+    let works = jobs.filter_map(|one| one["metadata"]["labels"]["tidelock.dev/job"].as_str());
+    assert_eq!(Vec::from_iter(works.collect::<BTreeSet<_>>()), ["copy", "difference", "fill", "keep"]);
+}
+
+#[test]
+fn with_another_namespace_class_image_and_field_it_comes_up_and_replicates_from_there() {
+    if !met(&[Need::PostgreSql, VALIDATE]) {
+        return;
+    }
+    let mut story = Story::begin();
+    let mut recorder = story.open_shop();
+    story.home.lose();
+    recorder.process.kill();
+    story.standby.start();
+    story.standby.shelf.know("cert-manager.io/v1", "Certificate", "certificates");
+    let own = story.site.sidecar_identity("shop-dr/data-orders-0");
+    story.standby.put_identity("shop-dr", "tidelock-sidecar", &own);
+    let reader = story.reader();
+    let failover = [
+        &[
+            "failover",
+            "sts/orders",
+            "--namespace",
+            "shop",
+            "--context",
+            "standby",
+            "--fill-identity",
+            &reader,
+        ][..],
+        &["--namespace-map", "shop=shop-dr", "--storage-class-map", "fast=ssd"],
+        &["--image-map", "registry.example.org/=mirror.example.org/"],
+        &["--set", "statefulset/orders:/spec/template/spec/terminationGracePeriodSeconds=90"],
+        &["--set", "certificate.cert-manager.io/orders:/spec/dnsNames/0=orders.dr.example.org"],
+    ]
+    .concat();
+    let report = story.report(&failover);
+    assert_eq!((&report["applied"]["ready"], &report["to"]), (&json!(true), &json!("shop-dr")), "{report}");
+    let kept =
+        |resource: &str, name: &str| story.standby.shelf.get(resource, "shop-dr", name).expect(resource);
+    assert_eq!(kept("secrets", "orders")["data"]["password"], "c2VjcmV0");
+    assert_eq!(kept("configmaps", "orders")["data"]["postgresql.conf"], "max_connections = 50\n");
+    assert_eq!(kept("services", "orders")["spec"]["selector"], json!({"app": "orders"}));
+    assert_eq!(kept("certificates", "orders")["spec"]["dnsNames"], json!(["orders.dr.example.org"]));
+    assert_eq!(kept("persistentvolumeclaims", "data-orders-0")["spec"]["storageClassName"], "ssd");
+    let set = kept("statefulsets", "orders");
+    assert_eq!(set["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"], "ssd");
+    let pod = &set["spec"]["template"]["spec"];
+    assert_eq!(pod["containers"][0]["image"], "mirror.example.org/postgres:15");
+    assert_eq!(pod["terminationGracePeriodSeconds"], 90);
+    for gone in ["statefulsets", "secrets", "services"] {
+        assert_eq!(
+            story.standby.shelf.get(gone, "shop", "orders"),
+            None,
+            "nothing of it is in the old namespace"
+        );
+    }
+    // The data is there, the old writer is fenced, and the volume is a new one that replicates.
+    let database = story.standby.pg("shop-dr", "orders-0", "data-orders-0");
+    assert_eq!(rows_of(&database), counted(&[("home", 1000)]));
+    assert_eq!(story.status()["epoch"], 2);
+    database.connect().batch_execute("insert into orders values ('standby', 1)").expect("written");
+    story.standby.caught_up("shop-dr", "orders-0");
+    // The same command changes nothing, and takes nothing back.
+    let generation = set["metadata"]["generation"].clone();
+    story.report(&failover);
+    assert_eq!(kept("statefulsets", "orders")["metadata"]["generation"], generation);
+    assert_eq!(rows_of(&database), counted(&[("home", 1000), ("standby", 1)]));
+    let kinds = kinds_that_are_valid(&story.standby.shelf.sent());
+    assert!(kinds.contains("StatefulSet") && kinds.contains("Namespace"), "{kinds:?}");
 }

@@ -4,7 +4,7 @@
 //! objects, and never how an API server behaves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     thread,
@@ -29,6 +29,10 @@ pub(crate) struct Shelf {
     objects: Mutex<BTreeMap<Name, Value>>,
     /// Kinds beyond those that every cluster has: API version, kind, plural.
     known: Mutex<Vec<(String, String, String)>>,
+    /// What was sent to be created or applied.
+    sent: Mutex<Vec<Value>>,
+    /// Changes that were refused; nothing if none is.
+    refused: Mutex<Option<BTreeSet<String>>>,
 }
 
 /// What a path asks for.
@@ -45,6 +49,39 @@ impl Shelf {
     /// Looks at, or changes, everything at once.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut BTreeMap<Name, Value>) -> T) -> T {
         work(&mut self.objects.lock().expect("not poisoned"))
+    }
+
+    /// From now on each change is refused when it is asked for the first time, as an admission webhook refuses.
+    pub(crate) fn refuse_each_once(&self) {
+        *self.refused.lock().expect("not poisoned") = Some(BTreeSet::new());
+    }
+
+    /// How many were.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.lock().expect("not poisoned").as_ref().map_or(0, BTreeSet::len)
+    }
+
+    /// What was sent to be created or applied, each once.
+    pub(crate) fn sent(&self) -> Vec<Value> {
+        self.sent.lock().expect("not poisoned").clone()
+    }
+
+    fn take(&self, method: &Method, uri: &Uri, body: &Value) -> Option<Answer> {
+        if method == Method::GET {
+            return None;
+        }
+        if let Some(refused) = &mut *self.refused.lock().expect("not poisoned")
+            && refused.insert(format!("{method} {}", uri.path()))
+        {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Forbidden",
+                "message": "admission webhook \"policy.example.org\" denied the request: not yet", "code": 403});
+            return Some((StatusCode::FORBIDDEN, Json(status)));
+        }
+        let mut sent = self.sent.lock().expect("not poisoned");
+        if body["kind"].is_string() && body["metadata"]["name"].is_string() && !sent.contains(body) {
+            sent.push(body.clone());
+        }
+        None
     }
 
     /// Has a kind that not every cluster has.
@@ -89,6 +126,9 @@ impl Shelf {
         }
         let Some(asked) = read(uri.path()) else { return status(StatusCode::NOT_FOUND) };
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        if let Some(refusal) = self.take(method, uri, &body) {
+            return refusal;
+        }
         self.with(|all| match (method.as_str(), asked.name.clone()) {
             ("GET", None) => list(all, &asked, uri.query().unwrap_or_default()),
             ("GET", Some(name)) => match all.get(&(asked.resource, asked.namespace, name)) {

@@ -5,6 +5,7 @@
 
 mod api;
 mod node;
+mod valid;
 
 use std::{
     fs,
@@ -19,6 +20,7 @@ use tidelock_tests::{http, pg::Pg, process, site::Site, wait};
 
 pub(crate) use api::{Api, Shelf};
 use node::Node;
+pub(crate) use valid::kinds_that_are_valid;
 
 /// A cluster, with one node.
 pub(crate) struct Cluster {
@@ -26,7 +28,7 @@ pub(crate) struct Cluster {
     pub(crate) shelf: Arc<Shelf>,
     directory: PathBuf,
     receiver: String,
-    up: Option<(Api, Node)>,
+    up: Option<(Api, Option<Node>)>,
 }
 
 impl Cluster {
@@ -39,7 +41,13 @@ impl Cluster {
     /// Starts API and node, with the objects and claims that are there.
     pub(crate) fn start(&mut self) {
         let api = Api::serve(self.shelf.clone());
-        self.up = Some((api, Node::start(self.shelf.clone(), self.directory.clone(), self.receiver.clone())));
+        let node = Node::start(self.shelf.clone(), self.directory.clone(), self.receiver.clone());
+        self.up = Some((api, Some(node)));
+    }
+
+    /// Starts the API alone: objects are taken, and no pod comes of them.
+    pub(crate) fn start_without_nodes(&mut self) {
+        self.up = Some((Api::serve(self.shelf.clone()), None));
     }
 
     /// Nothing of it answers any more; its claims stay.
