@@ -538,6 +538,10 @@ impl<'a> Driver<'a> {
         live.connected = connected;
         if connected {
             live.covered_ns = self.session.covered_ns();
+            // What another sidecar was allowed says nothing of this one.
+            if let Some(heartbeat) = &mut live.heartbeat {
+                heartbeat.leaves = None;
+            }
         }
     }
 }

@@ -4,7 +4,10 @@ use tidelock_proto::{
     Epoch, PointId, Seq, Tree,
     wire::{
         self,
-        messages::{Heartbeat, Hello, ToReceiverKind, ToSidecarKind, WantManifest},
+        messages::{
+            Heartbeat, Hello, ReplyKind, RequestKind, StatusRequest, ToReceiverKind, ToSidecarKind,
+            WantManifest,
+        },
     },
 };
 
@@ -199,6 +202,34 @@ async fn a_writer_of_a_higher_epoch_raises_it_upon_the_newest_point() {
     source.replicate(&mut newer, "b", b"by the new writer").await;
     let mut old = receiver.sidecar(&identity, hello(VOLUME, 1, 7)).await;
     assert_eq!(old.fenced().await, 4);
+    receiver.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn whether_an_application_may_be_stopped_is_told_by_its_own_sidecar() {
+    let site = Site::new();
+    let receiver = site.start().await;
+    let mut source = Source::new("acme", 1);
+    let identity = site.sidecar(VOLUME);
+    let may_leave = async || {
+        let replies = receiver.ask(&site.operator(None), RequestKind::Status(StatusRequest {})).await;
+        match replies.first() {
+            Some(ReplyKind::Volume(status)) => status.heartbeat.as_ref().and_then(|beat| beat.leaves),
+            other => panic!("not a status: {other:?}"),
+        }
+    };
+    // An import, which has no application.
+    let mut import = receiver.sidecar(&identity, hello(VOLUME, 1, 7)).await;
+    import.welcome().await;
+    let heartbeat = Heartbeat { now_ns: 1, leaves: Some(false), ..Heartbeat::default() };
+    import.say(ToReceiverKind::Heartbeat(heartbeat)).await;
+    source.replicate(&mut import, "a", b"content").await;
+    assert_eq!(may_leave().await, Some(false));
+    drop(import);
+    let mut sidecar = receiver.sidecar(&identity, hello(VOLUME, 1, 8)).await;
+    sidecar.welcome().await;
+    source.replicate(&mut sidecar, "b", b"content").await;
+    assert_eq!(may_leave().await, None);
     receiver.stop().await.unwrap();
 }
 
