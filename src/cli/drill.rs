@@ -19,6 +19,7 @@ use tidelock_proto::VolumeName;
 
 use super::{
     exit::{FAILED, Failure},
+    nice,
     output::{self, duration},
     restore::{Accept, work},
     signals,
@@ -112,7 +113,7 @@ pub(crate) struct Drill {
 impl Check {
     /// Of this thread, and so of all that it starts: the command too.
     fn stand_back(&self) -> Result<(), Failure> {
-        Ok(rustix::process::setpriority_process(None, self.nice).context("cannot set --nice")?)
+        Ok(nice::stand_back(self.nice).context("cannot set --nice")?)
     }
 
     fn open(&self) -> Result<Access, Failure> {

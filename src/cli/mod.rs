@@ -24,6 +24,7 @@ mod local;
 mod logging;
 mod ls;
 mod mount;
+mod nice;
 pub(crate) mod output;
 mod patience;
 mod pki;

@@ -23,7 +23,7 @@ use super::{
     exit::{FAILED, FENCED, Failure, SUPERSEDED, USAGE},
     identity_from::{self, IdentityFrom},
     logging::{self, LogArgs},
-    patience, signals,
+    nice, patience, signals,
 };
 
 /// Protect directories: watch them, cut them, and stream what changed to a receiver.
@@ -310,9 +310,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         zstd_level: args.zstd_level,
     };
     if args.escalate != EscalateArg::Pause {
-        // Of this thread, and so of all it starts.
-        let nice = rustix::process::setpriority_process(None, args.nice);
-        nice.context("cannot set --nice")?;
+        nice::stand_back(args.nice).context("cannot set --nice")?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = runtime.block_on(async {

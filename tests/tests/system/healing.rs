@@ -308,7 +308,7 @@ fn the_scrub_finds_and_repairs_a_store_that_inotify_does_not_see() {
     let accessed = || file.metadata().and_then(|meta| meta.accessed()).expect("ours");
     let before = accessed();
     wait::until_true("the scrub", SOON, || sidecar.metric("tidelock_missed_changes_total") > 0.0);
-    assert!(sidecar.process.log().contains("path=\"mapped\""), "{}", sidecar.process.log());
+    wait::until_true("word of it", SOON, || sidecar.process.log().contains("path=\"mapped\""));
     assert_eq!(accessed(), before);
     last_point_is_right(&site, &receiver, &mut sidecar, &volume);
     drop((map, file));

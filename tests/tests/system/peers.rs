@@ -21,7 +21,7 @@ use tidelock_proto::{
 use tidelock_tests::{
     procfs,
     site::{Receiver, Site},
-    wait::SOON,
+    wait::{self, SOON},
 };
 use tokio::time::timeout;
 
@@ -78,8 +78,10 @@ fn a_neighbour_and_an_expired_certificate_are_refused_by_the_receiver_itself() {
     let identity = Identity::load_at(&expired, long_ago).expect("it was valid then");
     let error = runtime().block_on(connect(&receiver.listen, &identity)).expect_err("expired");
     assert!(error.to_string().contains("expired"), "the refusal does not say why: {error}");
-    let log = receiver.process.log();
-    assert!(log.contains("rival/data") && log.contains("expired"), "the receiver is silent:\n{log}");
+    wait::until_true("the receiver tells of both", SOON, || {
+        let log = receiver.process.log();
+        log.contains("rival/data") && log.contains("expired")
+    });
 }
 
 /// What bad peers send, each after it has connected and opened a stream.
